@@ -1,0 +1,64 @@
+# What a developer or a newcomer can run. Every target first makes `.venv` with everything in it; a fresh Debian with
+# Python 3.11 (with venv), g++ and make is enough: cmake and ninja come from PyPI.
+
+PYTHON ?= python3
+JOBS ?= $(shell nproc)
+BIN := .venv/bin
+NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
+CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+CPP_FILES = $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h')
+
+.PHONY: setup demo test test-all test-cpp lint format bench sanitize clean
+.DEFAULT_GOAL := setup
+
+setup: .venv/.installed
+
+.venv/.locked: requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@# PyPI's own torch is the CUDA build, which does not load without its CUDA libraries: then, and only then, get those.
+	$(BIN)/python -c 'import torch' || $(BIN)/python -m pip install "$$(grep '^torch==' requirements.lock)"
+	touch $@
+
+.venv/.installed: .venv/.locked $(NATIVE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+demo: setup
+	$(BIN)/python -m mome_tools.demo
+
+test: setup test-cpp
+	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+test-all: setup test-cpp
+	$(BIN)/python -m pytest -q
+
+test-cpp: setup
+	$(CMAKE) -S . -B build/cpp -DCMAKE_BUILD_TYPE=Release
+	$(BIN)/cmake --build build/cpp -j $(JOBS)
+	$(BIN)/ctest --test-dir build/cpp --output-on-failure -j $(JOBS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict mome_store tools
+	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_FILES)
+
+bench: setup
+	$(BIN)/mome bench tune
+
+# The C++ tests once under AddressSanitizer with UBSan and once under ThreadSanitizer.
+sanitize: setup
+	for kind in address thread; do \
+	    $(CMAKE) -S . -B build/$$kind -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMOME_SANITIZE=$$kind && \
+	    $(BIN)/cmake --build build/$$kind -j $(JOBS) && \
+	    $(BIN)/ctest --test-dir build/$$kind --output-on-failure -j $(JOBS) || exit 1; \
+	done
+
+clean:
+	rm -rf .venv build dist *.egg-info mome_store/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,118 @@
+"""Every error that mome_store raises on purpose: which ones there are and the facts that each carries.
+
+All derive from `MomeError`, so that a caller can tell "the store says no" from a bug. Each message says what
+was found, what was expected and, where there is one, the way out.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class MomeError(Exception):
+    """Base class of all errors of mome_store."""
+
+
+class SchemaError(MomeError, ValueError):
+    """An expert, key, schema or setting does not fit: wrong module, shape, rank, dtype, or a value that is not finite."""
+
+
+class StoreNotFoundError(MomeError, FileNotFoundError):
+    """The path holds no expert store."""
+
+
+class StoreLockedError(MomeError):
+    """Another process (or another handle of this one) holds the store's writer lock."""
+
+    def __init__(self, path: Path | str, owner: str | None = None) -> None:
+        self.path = Path(path)
+        self.owner = owner
+        by = f" by {owner}" if owner else ""
+        super().__init__(f"{path}: the store is already open for writing{by}; close that writer, or open with mode='r'")
+
+
+class StoreReadOnlyError(MomeError):
+    """A change was asked of a store that is open for reading, or lies in a place that can't be written."""
+
+
+class DamagedStoreError(MomeError):
+    """Bytes on disk are not what was committed.
+
+    Attributes: `file` (path within or of the store), `row` (array row, or None), `expert_id` (or None), `problem`.
+    """
+
+    def __init__(self, file: Path | str, row: int | None, expert_id: int | None, problem: str) -> None:
+        self.file = str(file)
+        self.row = row
+        self.expert_id = expert_id
+        self.problem = problem
+        where = self.file
+        if row is not None:
+            where += f", row {row}"
+        if expert_id is not None:
+            where += f", expert {expert_id}"
+        super().__init__(f"{where}: {problem}")
+
+
+class FormatVersionError(MomeError):
+    """The store was written by a format that this version does not know."""
+
+    def __init__(self, path: Path | str, found: object, supported: int) -> None:
+        self.path = Path(path)
+        self.found = found
+        self.supported = supported
+        super().__init__(
+            f"{path}: store format {found!r}, but this version of mome_store reads up to {supported}; upgrade mome_store"
+        )
+
+
+class UnknownIdError(MomeError, KeyError):
+    """An expert or group id that the snapshot (or transaction) does not hold."""
+
+    def __init__(self, kind: str, ids: list[int]) -> None:
+        self.kind = kind
+        self.ids = ids
+        super().__init__(f"no live {kind} with id {', '.join(map(str, ids))}")
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class CapacityError(MomeError):
+    """A batch needs more experts at once than the cache has slots."""
+
+    def __init__(self, needed: int, slots: int) -> None:
+        self.needed = needed
+        self.slots = slots
+        super().__init__(f"the batch needs {needed} experts at once but the cache has {slots} slots; raise its capacity or split the batch")
+
+
+class BaseModelMismatchError(MomeError):
+    """The store's experts were trained beside another base model, or the base model can't be found."""
+
+
+class FactError(MomeError, ValueError):
+    """A fact that can't be memorised as given. Attributes: `line` (1-based, or None) and `reason`."""
+
+    def __init__(self, line: int | None, reason: str) -> None:
+        self.line = line
+        self.reason = reason
+        super().__init__(f"line {line}: {reason}" if line is not None else reason)
+
+
+class ReadError(MomeError, OSError):
+    """The operating system refused a read. Attributes: `path`, `offset` (bytes), `errno`."""
+
+    def __init__(self, path: Path | str, offset: int, errno: int) -> None:
+        OSError.__init__(self, errno, f"read at offset {offset}: {os.strerror(errno)}", str(path))
+        self.path = str(path)
+        self.offset = offset
+
+
+class WriteError(MomeError, OSError):
+    """The operating system refused a write (disk full, no permission); nothing was committed."""
+
+    def __init__(self, path: Path | str, errno: int) -> None:
+        OSError.__init__(self, errno, f"nothing was committed: {os.strerror(errno)}", str(path))
+        self.path = str(path)
