@@ -130,7 +130,7 @@ def _tensor_line(name: str, tensor: torch.Tensor) -> str:
 
     # reshape before view: a 0-dimensional tensor can't be viewed as bytes
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    digest = hashlib.sha256(memoryview(flat.numpy())).hexdigest()
+    digest = hashlib.sha256(flat.numpy().data).hexdigest()
     return f"{name} {tuple(tensor.shape)} {tensor.dtype} {digest}"
 
 

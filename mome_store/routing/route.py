@@ -1,0 +1,54 @@
+"""What a router answers for a batch of queries: the experts of each sequence and whether its gate opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """The experts of `n` sequences. Where the gate is shut a sequence has none, and the base model runs untouched.
+
+    expert_ids: per sequence int64 [k], k >= 0, in the order in which they are applied
+    weights:    per sequence float32 [k]
+    group_ids:  per sequence the groups that these experts belong to
+    scores:     float32 [n], the best group's score also where the gate is shut; -inf where the store holds no key
+    opened:     bool [n]
+    """
+
+    expert_ids: tuple[NDArray[np.int64], ...]
+    weights: tuple[NDArray[np.float32], ...]
+    group_ids: tuple[tuple[int, ...], ...]
+    scores: NDArray[np.float32]
+    opened: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.expert_ids)
+
+    @classmethod
+    def shut(cls, n: int) -> Route:
+        """A route of `n` sequences that all go to the base model alone."""
+        return cls(
+            expert_ids=(np.empty(0, np.int64),) * n,
+            weights=(np.empty(0, np.float32),) * n,
+            group_ids=((),) * n,
+            scores=np.full(n, -np.inf, np.float32),
+            opened=np.zeros(n, np.bool_),
+        )
+
+    @classmethod
+    def to_experts(cls, experts: Iterable[Iterable[int]], group_ids: Iterable[Iterable[int]] | None = None) -> Route:
+        """A route chosen by the caller, without a router: each sequence's experts with weight 1, gate open where any."""
+        ids = tuple(np.fromiter(sequence, np.int64) for sequence in experts)
+        groups = tuple(tuple(sequence) for sequence in group_ids) if group_ids is not None else ((),) * len(ids)
+        return cls(
+            expert_ids=ids,
+            weights=tuple(np.ones(len(sequence), np.float32) for sequence in ids),
+            group_ids=groups,
+            scores=np.ones(len(ids), np.float32),
+            opened=np.array([len(sequence) > 0 for sequence in ids], np.bool_),
+        )
