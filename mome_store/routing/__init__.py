@@ -1,0 +1,7 @@
+"""From a question's text to the experts that hold its answer."""
+
+from mome_store.routing.encoder import QueryEncoder, SentenceEncoder
+from mome_store.routing.route import Route
+from mome_store.routing.router import Candidate, Candidates, Router
+
+__all__ = ["Candidate", "Candidates", "QueryEncoder", "Route", "Router", "SentenceEncoder"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,17 +37,4 @@ class Route:
             group_ids=((),) * n,
             scores=np.full(n, -np.inf, np.float32),
             opened=np.zeros(n, np.bool_),
-        )
-
-    @classmethod
-    def to_experts(cls, experts: Iterable[Iterable[int]], group_ids: Iterable[Iterable[int]] | None = None) -> Route:
-        """A route chosen by the caller, without a router: each sequence's experts with weight 1, gate open where any."""
-        ids = tuple(np.fromiter(sequence, np.int64) for sequence in experts)
-        groups = tuple(tuple(sequence) for sequence in group_ids) if group_ids is not None else ((),) * len(ids)
-        return cls(
-            expert_ids=ids,
-            weights=tuple(np.ones(len(sequence), np.float32) for sequence in ids),
-            group_ids=groups,
-            scores=np.ones(len(ids), np.float32),
-            opened=np.array([len(sequence) > 0 for sequence in ids], np.bool_),
         )

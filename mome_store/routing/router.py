@@ -1,0 +1,146 @@
+"""From questions to experts: score the query's embedding against all keys, let the keys vote, and decide the gate.
+
+Owned mode, as it stands here: a query q = W_q e(text) is compared with every key by inner product; the `top_k`
+nearest keys vote for their groups; a group's score is that of its best key; the best group wins with weight 1. The gate
+opens when the winner's score reaches `threshold` and leads the best other group's by at least `margin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mome_store.errors import SchemaError
+from mome_store.routing.encoder import QueryEncoder, SentenceEncoder
+from mome_store.routing.index_cache import load_or_build_index
+from mome_store.routing.route import Route
+
+if TYPE_CHECKING:
+    from mome_store.store import Snapshot
+
+DEFAULT_THRESHOLD = 0.75
+DEFAULT_MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A group that keys voted for, with its score (inner product of its best key, at most 1)."""
+
+    group_id: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The groups that a query's nearest keys voted for, best first, and a bound on the score of every other group."""
+
+    groups: tuple[Candidate, ...]
+    rest: float
+
+    @property
+    def lead(self) -> float:
+        """How far the best group is ahead of any other; at least so far, when the others were not all looked at."""
+        runner_up = self.groups[1].score if len(self.groups) > 1 else self.rest
+        return self.groups[0].score - runner_up
+
+
+class Router:
+    """Finds the group for each question in one snapshot. Made by `Router.open`.
+
+    Attributes: `encoder`, `threshold`, `margin`, `top_k`, `w_q` (float32 [key_dim, encoder.dim], identity at first).
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, encoder: QueryEncoder, top_k: int, threshold: float | None, margin: float | None
+    ) -> None:
+        if top_k < 1:
+            raise SchemaError(f"top_k must be at least 1, found {top_k}")
+        if encoder.dim != snapshot.key_dim:
+            raise SchemaError(f"the store's keys have {snapshot.key_dim} dimensions, the encoder gives {encoder.dim}")
+        self.encoder = encoder
+        self.top_k = top_k
+        self.w_q: NDArray[np.float32] = np.eye(snapshot.key_dim, encoder.dim, dtype=np.float32)
+        self._asked = (threshold, margin)
+        self._load(snapshot)
+
+    @classmethod
+    def open(
+        cls,
+        snapshot: Snapshot,
+        encoder: QueryEncoder | None = None,
+        top_k: int = 32,
+        device: str = "cpu",
+        threshold: float | None = None,
+        margin: float | None = None,
+    ) -> Router:
+        """A router over `snapshot`'s keys.
+
+        encoder: by default the one that the store remembers, on `device`. threshold, margin: by default those in the
+        store's meta value "router", else the module's. Raises SchemaError for an encoder other than the store's.
+        """
+        remembered = snapshot.encoder
+        if encoder is None:
+            encoder = SentenceEncoder(_name(remembered), device)
+        if remembered and remembered.get("fingerprint") not in (None, encoder.identity["fingerprint"]):
+            raise SchemaError(
+                f"{snapshot.path}: its keys were made by the encoder {_name(remembered)}; "
+                f"{encoder.identity['name']} is another one (fingerprints differ)"
+            )
+        return cls(snapshot, encoder, top_k, threshold, margin)
+
+    def refresh(self, snapshot: Snapshot) -> None:
+        """Route by `snapshot` from now on: its keys, and its gate where `open` was not told one."""
+        if snapshot.key_dim != self.w_q.shape[0]:
+            raise SchemaError(f"the snapshot's keys have {snapshot.key_dim} dimensions, not {self.w_q.shape[0]}")
+        self._load(snapshot)
+
+    def route(self, queries: Sequence[str]) -> Route:
+        """The route of a batch: for each query the winner's experts, or none where the gate stays shut."""
+        route = Route.shut(len(queries))
+        expert_ids, weights, group_ids = list(route.expert_ids), list(route.weights), list(route.group_ids)
+        for i, candidates in enumerate(self.score(queries)):
+            if not candidates.groups:
+                continue
+            best = candidates.groups[0]
+            route.scores[i] = best.score
+            route.opened[i] = best.score >= self.threshold and candidates.lead >= self.margin
+            if route.opened[i]:
+                experts = np.asarray(self._snapshot.group(best.group_id).expert_ids, np.int64)
+                expert_ids[i], weights[i] = experts, np.ones(len(experts), np.float32)
+                group_ids[i] = (best.group_id,)
+        return Route(tuple(expert_ids), tuple(weights), tuple(group_ids), route.scores, route.opened)
+
+    def score(self, queries: Sequence[str]) -> list[Candidates]:
+        """Who would win: for each query the groups among its `top_k` nearest keys, best first."""
+        if not len(self._key_groups) or not queries:
+            return [Candidates((), -np.inf) for _ in queries]
+        embedded = self.encoder.encode(queries) @ self.w_q.T
+        looked_at = min(self.top_k, len(self._key_groups))
+        scores, positions = self._index.search(np.ascontiguousarray(embedded, np.float32), looked_at)
+        return [self._vote(row, self._key_groups[nearest]) for row, nearest in zip(scores, positions, strict=True)]
+
+    def _vote(self, scores: NDArray[np.float32], groups: NDArray[np.int64]) -> Candidates:
+        best: dict[int, float] = {}
+        for group, score in zip(groups.tolist(), scores.tolist(), strict=True):
+            best.setdefault(group, score)  # scores descend: a group's first is its best
+        unseen = len(scores) < len(self._key_groups)
+        return Candidates(
+            tuple(Candidate(group, score) for group, score in best.items()), scores[-1].item() if unseen else -np.inf
+        )
+
+    def _load(self, snapshot: Snapshot) -> None:
+        keys, self._key_groups = snapshot.keys()
+        self._index = load_or_build_index(snapshot.path, snapshot.commit, keys)
+        self._snapshot = snapshot
+        stored: Mapping[str, Any] = snapshot.meta("router", {})
+        threshold, margin = self._asked
+        self.threshold = float(stored.get("threshold", DEFAULT_THRESHOLD) if threshold is None else threshold)
+        self.margin = float(stored.get("margin", DEFAULT_MARGIN) if margin is None else margin)
+
+
+def _name(encoder: Mapping[str, Any] | None) -> str | None:
+    return None if encoder is None else encoder.get("name")
