@@ -1,0 +1,1 @@
+"""The `mome` command, its reports and benchmarks: everything that prints. The library is mome_store."""
