@@ -22,6 +22,10 @@ class StoreNotFoundError(MomeError, FileNotFoundError):
     """The path holds no expert store."""
 
 
+class StoreExistsError(MomeError, FileExistsError):
+    """A store was to be created where something is already."""
+
+
 class StoreLockedError(MomeError):
     """Another process (or another handle of this one) holds the store's writer lock."""
 
@@ -34,6 +38,10 @@ class StoreLockedError(MomeError):
 
 class StoreReadOnlyError(MomeError):
     """A change was asked of a store that is open for reading, or lies in a place that can't be written."""
+
+
+class TransactionError(MomeError):
+    """A transaction was used after its end or after an error broke it, or a second one was begun beside it."""
 
 
 class DamagedStoreError(MomeError):

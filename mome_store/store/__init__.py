@@ -1,0 +1,22 @@
+"""The store: experts, keys and memories on disk, changed by transactions and read through snapshots.
+
+Imports neither torch nor transformers.
+"""
+
+from mome_store.store.expert_store import ExpertStore
+from mome_store.store.memory import Memory
+from mome_store.store.schema import ExpertSchema, Section
+from mome_store.store.shard import ShardInfo
+from mome_store.store.snapshot import Group, Snapshot
+from mome_store.store.transaction import Transaction
+
+__all__ = [
+    "ExpertSchema",
+    "ExpertStore",
+    "Group",
+    "Memory",
+    "Section",
+    "ShardInfo",
+    "Snapshot",
+    "Transaction",
+]

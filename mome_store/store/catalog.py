@@ -1,0 +1,363 @@
+"""The catalogue: the SQLite file that says what is live. All SQL of the store is here.
+
+Every row that can come and go says in which commit it came (`created`) and went (`retired`, NULL while it is live), so
+that the state as of any commit can be read. `commits.digest` is the sum of the hashes of all rows live as of it
+(checksum.rows_digest); a reader recomputes it, so damage to a row never passes for data.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import astuple, dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mome_store.errors import DamagedStoreError, FormatVersionError, SchemaError
+from mome_store.store import sqlite_access
+from mome_store.store.checksum import canonical_json, rows_digest, signed, text_crc
+from mome_store.store.memory import Memory
+from mome_store.store.shard import ShardRow
+from mome_store.store.zarr_metadata import ARRAYS, FORMAT_VERSION, ArrayName, StoreLayout
+
+CATALOG_NAME = "catalog.sqlite"
+STORE_META = "store"  # the name of the meta row that holds the StoreLayout
+
+# Codes, by position. Their order is part of the format.
+MODES = ("owned", "pool")
+ACTIVATIONS = ("answer", "all")
+
+_CREATE = (
+    """CREATE TABLE commits (
+        id INTEGER PRIMARY KEY, time_us INTEGER NOT NULL, next_group INTEGER NOT NULL, next_expert INTEGER NOT NULL,
+        next_memory INTEGER NOT NULL, next_experts_shard INTEGER NOT NULL, next_keys_shard INTEGER NOT NULL,
+        digest INTEGER NOT NULL) STRICT""",
+    """CREATE TABLE shards (
+        array INTEGER NOT NULL, number INTEGER NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL,
+        index_crc INTEGER NOT NULL, content_crc INTEGER NOT NULL, created INTEGER NOT NULL, retired INTEGER,
+        PRIMARY KEY (array, number)) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE groups (
+        id INTEGER PRIMARY KEY, mode INTEGER NOT NULL, activation INTEGER NOT NULL, memory INTEGER NOT NULL,
+        created INTEGER NOT NULL, retired INTEGER) STRICT""",
+    """CREATE TABLE experts (
+        row INTEGER PRIMARY KEY, id INTEGER NOT NULL, group_id INTEGER NOT NULL,
+        created INTEGER NOT NULL, retired INTEGER) STRICT""",
+    "CREATE INDEX experts_by_group ON experts (group_id)",
+    """CREATE TABLE keys (
+        row INTEGER PRIMARY KEY, group_id INTEGER NOT NULL, created INTEGER NOT NULL, retired INTEGER) STRICT""",
+    "CREATE INDEX keys_by_group ON keys (group_id)",
+    """CREATE TABLE memories (
+        id INTEGER PRIMARY KEY, name TEXT, question TEXT NOT NULL, paraphrases TEXT NOT NULL, answer TEXT NOT NULL,
+        status TEXT NOT NULL, nll REAL, tuned_at TEXT, crc INTEGER NOT NULL) STRICT""",
+    """CREATE TABLE meta (
+        name TEXT NOT NULL, value TEXT NOT NULL, created INTEGER NOT NULL, retired INTEGER,
+        PRIMARY KEY (name, created)) STRICT, WITHOUT ROWID""",
+)
+# The columns that the digest covers. The code that buffers rows and the code that loads them both follow this order.
+_COLUMNS = {
+    "shards": ("array", "number", "rows", "bytes", "index_crc", "content_crc"),
+    "groups": ("id", "mode", "activation", "memory"),
+    "experts": ("row", "id", "group_id"),
+    "keys": ("row", "group_id"),
+}
+_LIVE = "created <= :commit AND (retired IS NULL OR retired > :commit)"
+_FLUSH_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class CommitRow:
+    """A commit: its number, when it was (microseconds since 1970), and the ids and shard numbers that come next.
+
+    None of them is ever used twice.
+    """
+
+    id: int
+    time_us: int
+    next_group: int
+    next_expert: int
+    next_memory: int
+    next_experts_shard: int
+    next_keys_shard: int
+
+    def digest(self) -> int:
+        return rows_digest("commits", [[value] for value in astuple(self)])
+
+
+@dataclass(frozen=True)
+class CatalogState:
+    """Everything live as of one commit, memories excepted. The arrays are int64, their columns those of the tables."""
+
+    commit: CommitRow
+    layout: StoreLayout
+    meta: Mapping[str, str]
+    shards: tuple[ShardRow, ...]
+    groups: NDArray[np.int64]  # [g, 4]: id ascending, mode code, activation code, memory (0: none)
+    experts: NDArray[np.int64]  # [n, 3]: row ascending, id, group
+    keys: NDArray[np.int64]  # [m, 2]: row ascending, group
+
+
+def load_state(directory: Path) -> CatalogState:
+    """The newest commit's state, read in one transaction. Raises DamagedStoreError where it does not add up."""
+    return sqlite_access.read(directory / CATALOG_NAME, partial(_load_state, directory))
+
+
+def load_memories(directory: Path, ids: NDArray[np.int64]) -> Iterator[Memory]:
+    """The memories with these ids, in this order, a thousand in memory at a time.
+
+    Their rows never change, so pages read one after the other are consistent.
+    """
+    for start in range(0, len(ids), 1000):
+        page = ids[start : start + 1000].tolist()
+        yield from sqlite_access.read(directory / CATALOG_NAME, partial(_load_memories, page))
+
+
+def count_retired(directory: Path, array: ArrayName, commit: int) -> int:
+    """How many rows of an array were live before `commit` and are not as of it."""
+
+    def query(connection: sqlite3.Connection) -> int:
+        return int(connection.execute(f"SELECT count(*) FROM {array} WHERE retired <= ?", (commit,)).fetchone()[0])
+
+    return sqlite_access.read(directory / CATALOG_NAME, query)
+
+
+def integrity_problems(directory: Path) -> list[str]:
+    """What SQLite itself finds wrong with the file's structure."""
+
+    def query(connection: sqlite3.Connection) -> list[str]:
+        return [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+
+    return sqlite_access.read(directory / CATALOG_NAME, query)
+
+
+def create_catalog(directory: Path, layout: StoreLayout, time_us: int) -> None:
+    """Makes the catalogue with commit 0, which holds nothing but the layout."""
+    path = directory / CATALOG_NAME
+    with closing(sqlite_access.open_writer(path, create=True)) as connection, sqlite_access.translated(path):
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _CREATE:
+            connection.execute(statement)
+        # Ids start at 1: a zeroed record, Zarr's fill value, is nobody's.
+        first = CommitRow(0, time_us, next_group=1, next_expert=1, next_memory=1, next_experts_shard=0, next_keys_shard=0)
+        changes = CatalogChanges(connection, first, commit=0, digest=0)
+        changes.set_meta(STORE_META, layout.to_json())
+        changes.write_commit(first)
+        connection.execute("COMMIT")
+
+
+class CatalogWriter:
+    """The writer's connection to the catalogue."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / CATALOG_NAME
+        self._connection = sqlite_access.open_writer(self._path)
+
+    def begin(self) -> CatalogChanges:
+        """Opens SQLite's write transaction on top of the newest commit."""
+        self.rollback()  # of one that Ctrl-C kept from reaching its owner
+        with sqlite_access.translated(self._path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            newest, digest = _newest(self._connection)
+            return CatalogChanges(self._connection, newest, newest.id + 1, digest - newest.digest())
+
+    def commit(self, changes: CatalogChanges, row: CommitRow) -> None:
+        """The commit point: once this returns, the commit is durable."""
+        with sqlite_access.translated(self._path):
+            changes.write_commit(row)
+            self._connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        with sqlite_access.translated(self._path):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def newest_commit(self) -> int:
+        with sqlite_access.translated(self._path):
+            return _newest(self._connection)[0].id
+
+    def seal(self) -> None:
+        """Makes what this connection sees the truth for good.
+
+        A COMMIT that failed may have left a whole commit in the WAL, which a crash would bring to life. Writing anything
+        durable on top of the state that we see overwrites it; only then may the files that it names be removed.
+        """
+        with sqlite_access.translated(self._path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            _write_version(self._connection, _newest(self._connection)[0].id)
+            self._connection.execute("COMMIT")
+
+    def shard_numbers(self, array: ArrayName) -> set[int]:
+        """The shards that any commit names."""
+        with sqlite_access.translated(self._path):
+            rows = self._connection.execute("SELECT number FROM shards WHERE array = ?", (ARRAYS.index(array),))
+            return {row[0] for row in rows}
+
+    def close(self) -> None:
+        """Copies the WAL into the file and removes it, unless a reader is in the way."""
+        self._connection.close()
+
+
+class CatalogChanges:
+    """What one commit changes, written into SQLite's open transaction. Rows are buffered and digested in bulk.
+
+    before: the newest commit; commit: the number of the one being made; digest: of the rows live before.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, before: CommitRow, commit: int, digest: int) -> None:
+        self.before = before
+        self.commit = commit
+        self._connection = connection
+        self._digest = digest
+        self._pending: dict[str, list[tuple[int, ...]]] = {table: [] for table in _COLUMNS}
+        self._memories: list[tuple[object, ...]] = []
+
+    def add_group(self, group_id: int, mode: str, activation: str, memory_id: int) -> None:
+        self._add("groups", [(group_id, MODES.index(mode), ACTIVATIONS.index(activation), memory_id)])
+
+    def add_experts(self, rows: Iterable[int], expert_ids: Iterable[int], group_id: int) -> None:
+        self._add("experts", ((row, expert_id, group_id) for row, expert_id in zip(rows, expert_ids, strict=True)))
+
+    def add_keys(self, rows: Iterable[int], group_id: int) -> None:
+        self._add("keys", ((row, group_id) for row in rows))
+
+    def add_shards(self, shards: Iterable[ShardRow]) -> None:
+        self._add("shards", ((ARRAYS.index(shard.array), *astuple(shard)[1:]) for shard in shards))
+
+    def add_memory(self, memory_id: int, memory: Memory) -> None:
+        fields = (memory.id, memory.question, canonical_json(memory.paraphrases), memory.answer)
+        fields_and_result = (memory_id, *fields, memory.status, memory.nll, memory.tuned_at)
+        self._memories.append((*fields_and_result, _memory_crc(fields_and_result)))
+
+    def retire_group(self, group_id: int) -> bool:
+        """Retires a group with its experts and keys; False when no live group has this id."""
+        self._flush()
+        with self._translated():
+            for table, column in (("groups", "id"), ("experts", "group_id"), ("keys", "group_id")):
+                where = f"WHERE {column} = ? AND retired IS NULL"
+                rows = _table(self._connection, table, where, (group_id,))
+                if table == "groups" and not len(rows):
+                    return False
+                self._digest -= rows_digest(table, list(rows.T))
+                self._connection.execute(f"UPDATE {table} SET retired = ? {where}", (self.commit, group_id))
+        return True
+
+    def set_meta(self, name: str, value: object) -> None:
+        """Puts `value` (JSON-able) in the place of what `name` held."""
+        text = canonical_json(value)
+        held = "WHERE name = ? AND retired IS NULL"
+        with self._translated():
+            for row in self._connection.execute(f"SELECT name, value FROM meta {held}", (name,)).fetchall():
+                self._digest -= _meta_digest([row])
+            self._connection.execute(f"UPDATE meta SET retired = ? {held}", (self.commit, name))
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?, NULL)", (name, text, self.commit))
+        self._digest += _meta_digest([(name, text)])
+
+    def write_commit(self, row: CommitRow) -> None:
+        self._flush()
+        with self._translated():
+            digest = signed(self._digest + row.digest())
+            self._connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*astuple(row), digest))
+            _write_version(self._connection, row.id)
+
+    def _add(self, table: str, rows: Iterable[tuple[int, ...]]) -> None:
+        self._pending[table].extend(rows)
+        if len(self._pending[table]) >= _FLUSH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        with self._translated():
+            for table, rows in self._pending.items():
+                marks = "?, " * len(_COLUMNS[table])
+                self._connection.executemany(f"INSERT INTO {table} VALUES ({marks}{self.commit}, NULL)", rows)
+                self._digest += rows_digest(table, list(_matrix(rows, len(_COLUMNS[table])).T))
+                rows.clear()
+            self._connection.executemany("INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._memories)
+            self._memories.clear()
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return sqlite_access.translated(Path(CATALOG_NAME))
+
+
+def _newest(connection: sqlite3.Connection) -> tuple[CommitRow, int]:
+    """The newest commit and its digest.
+
+    Its number is kept a second time in the file's header (`user_version`), since damage to the page that holds `commits`
+    could hide the last row and so pass an older state off as the newest.
+    """
+    row = connection.execute("SELECT * FROM commits ORDER BY id DESC LIMIT 1").fetchone()
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if row is None or not all(isinstance(value, int) for value in row) or row[0] & 0x7FFFFFFF != version:
+        raise DamagedStoreError(CATALOG_NAME, None, None, f"the newest commit is {row}, the file's header says {version}")
+    return CommitRow(*row[:-1]), row[-1]
+
+
+def _write_version(connection: sqlite3.Connection, commit: int) -> None:
+    connection.execute(f"PRAGMA user_version = {commit & 0x7FFFFFFF}")
+
+
+def _load_state(directory: Path, connection: sqlite3.Connection) -> CatalogState:
+    try:
+        newest, digest = _newest(connection)
+        at = {"commit": newest.id}
+        meta = connection.execute(f"SELECT name, value FROM meta WHERE {_LIVE}", at).fetchall()
+        rows = {table: _table(connection, table, f"WHERE {_LIVE}", at) for table in _COLUMNS}
+        total = newest.digest() + _meta_digest(meta)
+        total += sum(rows_digest(table, list(columns.T)) for table, columns in rows.items())
+        if signed(total) != digest:
+            raise DamagedStoreError(CATALOG_NAME, None, None, f"the rows of commit {newest.id} do not match its checksum")
+        layout = json.loads(dict(meta)[STORE_META])
+        if layout["format"] != FORMAT_VERSION:
+            raise FormatVersionError(directory, layout["format"], FORMAT_VERSION)
+        return CatalogState(
+            commit=newest,
+            layout=StoreLayout.from_json(layout),
+            meta={name: value for name, value in meta if name != STORE_META},
+            shards=tuple(ShardRow(ARRAYS[row[0]], *row[1:]) for row in rows["shards"].tolist()),
+            groups=rows["groups"],
+            experts=rows["experts"],
+            keys=rows["keys"],
+        )
+    except (TypeError, ValueError, OverflowError, LookupError, SchemaError) as error:
+        raise DamagedStoreError(CATALOG_NAME, None, None, f"a row is not what was written: {error!r}") from error
+
+
+def _table(
+    connection: sqlite3.Connection, table: str, where: str, parameters: Mapping[str, int] | Sequence[int]
+) -> NDArray[np.int64]:
+    """The digested columns of rows of `table`, int64 [rows, columns], in the order of its primary key."""
+    columns = _COLUMNS[table]
+    order = "array, number" if table == "shards" else columns[0]
+    cursor = connection.execute(f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY {order}", parameters)
+    return _matrix(cursor, len(columns))
+
+
+def _matrix(rows: Iterable[tuple[int, ...]], width: int) -> NDArray[np.int64]:
+    return np.fromiter(chain.from_iterable(rows), dtype=np.int64).reshape(-1, width)
+
+
+def _meta_digest(rows: Sequence[tuple[str, str]]) -> int:
+    return rows_digest("meta", [[text_crc(name) for name, _ in rows], [text_crc(value) for _, value in rows]])
+
+
+def _load_memories(ids: list[int], connection: sqlite3.Connection) -> list[Memory]:
+    marks = ", ".join("?" * len(ids))
+    found = {row[0]: row for row in connection.execute(f"SELECT * FROM memories WHERE id IN ({marks})", ids)}
+    memories = []
+    for memory_id in ids:
+        row = found.get(memory_id)
+        if row is None or _memory_crc(row[:-1]) != row[-1]:
+            problem = "is missing" if row is None else "does not match its checksum"
+            raise DamagedStoreError(CATALOG_NAME, None, None, f"memory {memory_id} {problem}")
+        _, name, question, paraphrases, answer, status, nll, tuned_at, _ = row
+        memories.append(Memory(question, answer, tuple(json.loads(paraphrases)), name, status, nll, tuned_at))
+    return memories
+
+
+def _memory_crc(fields: Sequence[object]) -> int:
+    return text_crc(canonical_json(fields))

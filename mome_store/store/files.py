@@ -1,0 +1,99 @@
+"""Every change that a writer makes to the file system outside SQLite goes through `FileOperations`: the one narrow seam.
+
+Tests put a faulty one in its place. The operations raise plain OSError; `writing` turns that into a WriteError
+that names the path.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mome_store.errors import StoreReadOnlyError, WriteError
+
+
+class FileOperations:
+    """The real file system."""
+
+    def create(self, path: Path) -> int:
+        """Makes a file that must not exist yet, and returns its descriptor."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+    def write(self, fd: int, content: bytes) -> None:
+        """Appends all of `content`."""
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+
+    def fsync(self, fd: int) -> None:
+        os.fsync(fd)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        os.replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Removes a file; one that is gone already is fine."""
+        path.unlink(missing_ok=True)
+
+    def make_directory(self, path: Path) -> None:
+        """Makes a directory; one that is there already is fine, since an empty one may be left of a crash."""
+        path.mkdir(exist_ok=True)
+
+    def remove_directory(self, path: Path) -> None:
+        """Removes a directory when it is empty; one that is gone, or holds what is not ours, is left alone."""
+        try:
+            path.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+    def fsync_directory(self, path: Path) -> None:
+        """Makes the names in a directory durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError of the operations inside into a WriteError (or StoreReadOnlyError) that names `path`."""
+    try:
+        yield
+    except (WriteError, StoreReadOnlyError):
+        raise
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise StoreReadOnlyError(f"{path}: can't be written: {os.strerror(error.errno)}") from error
+        raise WriteError(path, error.errno or errno.EIO) from error
+
+
+def replace_file(files: FileOperations, path: Path, content: bytes) -> None:
+    """Puts `content` at `path` such that a crash leaves the old file or the new one, whole.
+
+    1. write and fsync a temporary file beside it: the bytes must be on disk before the name points at them;
+    2. rename it over `path`: atomic;
+    3. fsync the directory: the rename must be on disk before anything that relies on it.
+    """
+    temporary = temporary_path(path)
+    with writing(path):
+        files.unlink(temporary)
+        fd = files.create(temporary)
+        try:
+            files.write(fd, content)
+            files.fsync(fd)
+        finally:
+            files.close(fd)
+        files.rename(temporary, path)
+        files.fsync_directory(path.parent)
+
+
+def temporary_path(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")

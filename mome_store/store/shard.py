@@ -1,0 +1,276 @@
+"""Shard files: `ArrayWriter` streams rows into new ones, `Shard` opens and checks a committed one.
+
+A shard is the Zarr `sharding_indexed` codec with its index at the end:
+
+    rows back to back from byte 0 | K entries (u64 offset, u64 nbytes; all ones = missing) | u32 CRC-32C of the entries
+
+It is written once, front to back, and never changed afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mome_store.errors import DamagedStoreError, ReadError
+from mome_store.store.checksum import crc32c
+from mome_store.store.files import FileOperations, writing
+from mome_store.store.schema import RECORD_ALIGNMENT
+from mome_store.store.zarr_metadata import ArrayName, StoreLayout, shard_path
+
+_ENTRY_BYTES = 16
+_CRC_BYTES = 4
+_MISSING = np.uint64(2**64 - 1)
+
+
+def index_bytes(rows_per_shard: int) -> int:
+    return _ENTRY_BYTES * rows_per_shard + _CRC_BYTES
+
+
+@dataclass(frozen=True)
+class ShardRow:
+    """What the catalogue says of a shard: how many rows are present, the file's size, and two checksums.
+
+    index_crc: of the index's entries (also the file's last 4 bytes); content_crc: of all bytes before the index.
+    """
+
+    array: ArrayName
+    number: int
+    rows: int
+    bytes: int
+    index_crc: int
+    content_crc: int
+
+
+@dataclass(frozen=True)
+class ShardInfo(ShardRow):
+    """An open shard of a snapshot. `fd` is the snapshot's: it stays open, and belongs to it, until the snapshot closes."""
+
+    path: Path
+    fd: int
+    first_row: int
+
+
+class ArrayWriter:
+    """Appends rows to new shards of one array. Nothing refers to them until the catalogue does.
+
+    After an error the only legal call is `abandon`.
+    """
+
+    def __init__(
+        self, files: FileOperations, directory: Path, layout: StoreLayout, array: ArrayName, next_shard: int
+    ) -> None:
+        self._files = files
+        self._directory = directory
+        self._array: ArrayName = array
+        self._row_bytes = layout.row_bytes(array)
+        self._rows_per_shard = layout.rows_per_shard
+        self._first_shard = next_shard
+        self._next_shard = next_shard
+        self._finished: list[ShardRow] = []
+        self._fd: int | None = None
+        self._rows = 0
+        self._crc = 0
+
+    @property
+    def next_shard(self) -> int:
+        return self._next_shard
+
+    def append(self, content: bytes) -> range:
+        """Writes whole rows; returns their numbers in the array."""
+        count = len(content) // self._row_bytes
+        first = self._next_row()
+        done = 0
+        while done < count:
+            if self._fd is None:
+                self._start_shard()
+            take = min(count - done, self._rows_per_shard - self._rows)
+            part = content[done * self._row_bytes : (done + take) * self._row_bytes]
+            self._write(part)
+            self._crc = crc32c(part, self._crc)
+            self._rows += take
+            done += take
+            if self._rows == self._rows_per_shard:
+                self._finish_shard()
+        return range(first, first + count)
+
+    def finish(self) -> list[ShardRow]:
+        """Makes every shard written durable, its names included, and says what they are."""
+        if self._fd is not None:
+            self._finish_shard()
+        if self._finished:
+            with writing(self._directory / self._array):
+                for shard in self._finished:
+                    self._files.fsync_directory(self._path(shard.number).parent)
+                self._files.fsync_directory(self._directory / self._array / "c")
+        return self._finished
+
+    def abandon(self) -> None:
+        """Removes what was written."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            self._files.close(fd)
+        for number in range(self._first_shard, self._next_shard):
+            remove_shard(self._files, self._path(number))
+
+    def _next_row(self) -> int:
+        """Full shards are followed by the next number, so the rows of one array writer are consecutive."""
+        if self._fd is None:
+            return self._next_shard * self._rows_per_shard
+        return (self._next_shard - 1) * self._rows_per_shard + self._rows
+
+    def _path(self, number: int) -> Path:
+        return shard_path(self._directory, self._array, number)
+
+    def _start_shard(self) -> None:
+        path = self._path(self._next_shard)
+        self._next_shard += 1
+        self._rows = self._crc = 0
+        with writing(path):
+            self._files.make_directory(path.parent)
+            self._fd = self._files.create(path)
+
+    def _write(self, content: bytes) -> None:
+        assert self._fd is not None
+        with writing(self._path(self._next_shard - 1)):
+            self._files.write(self._fd, content)
+
+    def _finish_shard(self) -> None:
+        assert self._fd is not None
+        number = self._next_shard - 1
+        entries = np.full((self._rows_per_shard, 2), _MISSING, dtype="<u8")
+        entries[: self._rows, 0] = np.arange(self._rows) * self._row_bytes
+        entries[: self._rows, 1] = self._row_bytes
+        index = entries.tobytes()
+        index_crc = crc32c(index)
+        self._write(index + index_crc.to_bytes(_CRC_BYTES, "little"))
+        with writing(self._path(number)):
+            self._files.fsync(self._fd)
+            fd, self._fd = self._fd, None
+            self._files.close(fd)
+        size = self._rows * self._row_bytes + len(index) + _CRC_BYTES
+        self._finished.append(ShardRow(self._array, number, self._rows, size, index_crc, self._crc))
+
+
+def remove_shard(files: FileOperations, path: Path) -> None:
+    """Removes a shard file and its directory, whichever of them exist."""
+    with writing(path):
+        if path.parent.exists():
+            files.unlink(path)
+            files.remove_directory(path.parent)
+
+
+class Shard:
+    """A committed shard, open for reading. Opening checks its size and index; damage raises DamagedStoreError."""
+
+    def __init__(self, directory: Path, layout: StoreLayout, row: ShardRow) -> None:
+        path = shard_path(directory, row.array, row.number)
+        self.file = str(path.relative_to(directory))
+        self._row_bytes = layout.row_bytes(row.array)
+        self._rows_per_shard = layout.rows_per_shard
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise DamagedStoreError(self.file, None, None, "the shard is missing") from None
+        except OSError as error:
+            raise ReadError(path, 0, error.errno or 0) from error
+        self.info = ShardInfo(
+            row.array,
+            row.number,
+            row.rows,
+            row.bytes,
+            row.index_crc,
+            row.content_crc,
+            path=path,
+            fd=fd,
+            first_row=row.number * layout.rows_per_shard,
+        )
+        try:
+            problem = self._problem()
+            if problem is not None:
+                raise DamagedStoreError(self.file, None, None, problem)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        os.close(self.info.fd)
+
+    def read_row(self, row: int) -> bytes:
+        """The bytes of array row `row`; raises DamagedStoreError where there is none."""
+        slot = row - self.info.first_row
+        entry = self._read(self._index_start + slot * _ENTRY_BYTES, _ENTRY_BYTES)
+        offset, nbytes = (int(n) for n in np.frombuffer(entry, "<u8"))
+        if nbytes != self._row_bytes or offset + nbytes > self._index_start:
+            raise DamagedStoreError(self.file, row, None, "the row is missing from the shard")
+        return self._read(offset, nbytes)
+
+    def read_content(self) -> bytes:
+        """All bytes before the index, checked against the catalogue's checksum."""
+        content = self._read(0, self._index_start)
+        crc = crc32c(content)
+        if crc != self.info.content_crc:
+            raise DamagedStoreError(
+                self.file, None, None, f"checksum of the rows is {crc:#010x}, the catalogue says {self.info.content_crc:#010x}"
+            )
+        return content
+
+    def offsets(self) -> NDArray[np.int64]:
+        """int64 [K]: where each row starts in the file; -1 for a missing one."""
+        return self._entries(self._read(self._index_start, _ENTRY_BYTES * self._rows_per_shard))[:, 0].astype(np.int64)
+
+    @property
+    def _index_start(self) -> int:
+        return self.info.bytes - index_bytes(self._rows_per_shard)
+
+    def _entries(self, index: bytes) -> NDArray[np.uint64]:
+        return np.frombuffer(index, "<u8").reshape(-1, 2)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        try:
+            content = os.pread(self.info.fd, length, offset)
+            while len(content) < length:  # one read returns at most 2 GiB
+                more = os.pread(self.info.fd, length - len(content), offset + len(content))
+                if not more:
+                    raise DamagedStoreError(
+                        self.file, None, None, f"the file ends at byte {offset + len(content)}, expected {self.info.bytes}"
+                    )
+                content += more
+        except OSError as error:
+            raise ReadError(self.info.path, offset, error.errno or 0) from error
+        return content
+
+    def _problem(self) -> str | None:
+        size = os.fstat(self.info.fd).st_size
+        if size != self.info.bytes:
+            return f"the file has {size} bytes, the catalogue says {self.info.bytes}"
+        if size != self.info.rows * self._row_bytes + index_bytes(self._rows_per_shard):
+            return f"{size} bytes do not fit {self.info.rows} rows of {self._row_bytes} bytes and an index"
+        index = self._read(self._index_start, index_bytes(self._rows_per_shard))
+        stored = int.from_bytes(index[-_CRC_BYTES:], "little")
+        computed = crc32c(index[:-_CRC_BYTES])
+        if not stored == computed == self.info.index_crc:
+            return (
+                f"checksum of the index is {computed:#010x}, stored {stored:#010x}, "
+                f"the catalogue says {self.info.index_crc:#010x}"
+            )
+        return self._index_problem(self._entries(index[:-_CRC_BYTES]))
+
+    def _index_problem(self, entries: NDArray[np.uint64]) -> str | None:
+        present = entries[(entries != _MISSING).any(axis=1)]
+        if len(present) != self.info.rows:
+            return f"the index has {len(present)} rows, the catalogue says {self.info.rows}"
+        if (present[:, 1] != self._row_bytes).any():
+            return f"the index has rows of other than {self._row_bytes} bytes"
+        offsets = np.sort(present[:, 0])
+        if len(offsets) and int(offsets[-1]) > self._index_start - self._row_bytes:
+            return "the index points outside the rows"
+        if (np.diff(offsets) < self._row_bytes).any():
+            return "the index has rows that overlap"
+        if self.info.array == "experts" and (offsets % RECORD_ALIGNMENT).any():
+            return f"the index has records that do not start on a multiple of {RECORD_ALIGNMENT} bytes"
+        return None

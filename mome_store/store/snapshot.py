@@ -1,0 +1,162 @@
+"""A read-only view of a store as of one commit: what is live, where it lies, and the bytes themselves, checked.
+
+A snapshot holds every shard of its commit open, so that files unlinked later stay readable, and compact arrays of ids
+and rows. Texts of memories stay in the catalogue until asked for. It holds no SQLite connection and no lock, and may be
+used by several threads and by forked children.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mome_store.errors import DamagedStoreError, UnknownIdError
+from mome_store.store.catalog import ACTIVATIONS, CATALOG_NAME, MODES, CatalogState, load_memories
+from mome_store.store.memory import Memory
+from mome_store.store.record import decode_record, record_problem
+from mome_store.store.schema import ExpertSchema
+from mome_store.store.shard import Shard, ShardInfo
+from mome_store.store.zarr_metadata import ArrayName
+
+
+@dataclass(frozen=True)
+class Group:
+    """Experts that are applied together. expert_ids: int64, ascending."""
+
+    id: int
+    mode: str
+    activation: str
+    expert_ids: NDArray[np.int64]
+    memory: Memory | None
+
+
+class Snapshot:
+    """What a store holds as of one commit; `ExpertStore.snapshot` makes it. Close it to give its files back.
+
+    commit, time_us: the commit's number and when it was (microseconds since 1970).
+    expert_ids, expert_rows, expert_groups: int64 [n], of the live experts, ids ascending.
+    group_ids: int64 [g], of the live groups, ascending.
+    key_rows: int64 [m], array rows of the live keys, ascending.
+    """
+
+    def __init__(self, directory: Path, state: CatalogState) -> None:
+        layout = state.layout
+        self.path = directory
+        self.commit = state.commit.id
+        self.time_us = state.commit.time_us
+        self.schema: ExpertSchema = layout.schema
+        self.key_dim = layout.key_dim
+        self.rows_per_shard = layout.rows_per_shard
+        self.base_model = layout.base_model
+        self.encoder = layout.encoder
+        self._meta = state.meta
+        by_id = state.experts[np.argsort(state.experts[:, 1])]
+        self.expert_rows, self.expert_ids, self.expert_groups = (_frozen(column) for column in by_id.T)
+        self.group_ids, self._modes, self._activations, self._memory_ids = (_frozen(c) for c in state.groups.T)
+        self.key_rows, self._key_groups = (_frozen(column) for column in state.keys.T)
+        self._shards: dict[tuple[ArrayName, int], Shard] = {}
+        with ExitStack() as opened:
+            for row in state.shards:
+                shard = Shard(directory, layout, row)
+                opened.callback(shard.close)
+                self._shards[row.array, row.number] = shard
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Closes the shards' files. What was read before stays valid."""
+        self._opened.close()
+        self._shards.clear()
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def shards(self) -> tuple[ShardInfo, ...]:
+        """Every shard of this commit, experts first, numbers ascending."""
+        return tuple(shard.info for shard in self._shards.values())
+
+    def meta(self, name: str, default: Any = None) -> Any:
+        """The value that `Transaction.set_meta` gave `name`, or `default`."""
+        return json.loads(self._meta[name]) if name in self._meta else default
+
+    def read_record(self, expert_id: int) -> bytes:
+        """The record of a live expert, its trailer and checksum checked: bytes [record_bytes]."""
+        at = self._expert_index(expert_id)
+        row = int(self.expert_rows[at])
+        shard = self._shards["experts", row // self.rows_per_shard]
+        record = shard.read_row(row)
+        problem = record_problem(self.schema, record, expert_id, int(self.expert_groups[at]))
+        if problem is not None:
+            raise DamagedStoreError(shard.file, row, expert_id, problem)
+        return record
+
+    def read_expert(self, expert_id: int) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """A live expert: {module: (A [r, d_in], B [d_out, r])}, read-only views in the schema's dtype."""
+        return decode_record(self.schema, self.read_record(expert_id))
+
+    def group(self, group_id: int) -> Group:
+        """A live group, with its memory. Raises UnknownIdError when there is none."""
+        at = int(np.searchsorted(self.group_ids, group_id))
+        if at == len(self.group_ids) or self.group_ids[at] != group_id:
+            raise UnknownIdError("group", [group_id])
+        order, sorted_groups = self._experts_by_group
+        first, last = np.searchsorted(sorted_groups, [group_id, group_id + 1])
+        memory_id = self._memory_ids[at : at + 1]
+        memory = next(load_memories(self.path, memory_id)) if memory_id[0] else None
+        return Group(
+            id=group_id,
+            mode=MODES[self._modes[at]],
+            activation=ACTIVATIONS[self._activations[at]],
+            expert_ids=_frozen(self.expert_ids[order[first:last]]),
+            memory=memory,
+        )
+
+    def keys(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The live keys float32 [m, key_dim] and their groups int64 [m], in row order; checked against their checksum."""
+        keys = np.empty((len(self.key_rows), self.key_dim), dtype=np.float32)
+        for shard in self._shards.values():
+            info = shard.info
+            if info.array == "keys":
+                first, last = np.searchsorted(self.key_rows, [info.first_row, info.first_row + self.rows_per_shard])
+                if first < last:
+                    rows = np.frombuffer(shard.read_content(), "<f4").reshape(-1, self.key_dim)
+                    offsets = shard.offsets()[self.key_rows[first:last] - info.first_row]
+                    keys[first:last] = rows[offsets // (4 * self.key_dim)]
+        return keys, self._key_groups
+
+    def memories(self) -> Iterator[tuple[int, Memory]]:
+        """(group id, memory) of every live group that has one, ids ascending."""
+        having = self._memory_ids != 0
+        yield from zip(self.group_ids[having].tolist(), load_memories(self.path, self._memory_ids[having]), strict=True)
+
+    def _expert_index(self, expert_id: int) -> int:
+        at = int(np.searchsorted(self.expert_ids, expert_id))
+        if at == len(self.expert_ids) or self.expert_ids[at] != expert_id:
+            raise UnknownIdError("expert", [expert_id])
+        return at
+
+    @cached_property
+    def _experts_by_group(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        order = np.argsort(self.expert_groups, kind="stable")
+        return order, self.expert_groups[order]
+
+
+def _frozen(array: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A contiguous copy that can't be written."""
+    copy = np.array(array, dtype=np.int64)
+    copy.flags.writeable = False
+    return copy

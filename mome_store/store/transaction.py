@@ -1,0 +1,234 @@
+"""One atomic change of a store. The commit protocol is here (docs/format.md has the reasons at length):
+
+1. Records and keys are streamed into new shard files, while the catalogue's rows collect in SQLite's open transaction.
+2. On commit each file gets its index and is fsynced: its bytes are on disk.
+3. The directories that name the files are fsynced: its names are on disk.
+4. `zarr.json` of each grown array is replaced: other Zarr readers may see the rows from now on; ours do not.
+5. SQLite commits the rows that name the shards: the commit point. Before it a crash leaves files that no row names, which
+   the next writer removes; after it everything that the catalogue names has been durable for long.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mome_store.errors import MomeError, SchemaError, TransactionError, UnknownIdError
+from mome_store.store.catalog import ACTIVATIONS, MODES, STORE_META, CatalogWriter, CommitRow
+from mome_store.store.checksum import canonical_json
+from mome_store.store.files import FileOperations, replace_file, temporary_path
+from mome_store.store.memory import Memory
+from mome_store.store.record import Weights, encode_record
+from mome_store.store.shard import ArrayWriter
+from mome_store.store.zarr_metadata import ZARR_JSON, StoreLayout, array_metadata
+
+
+class TransactionState(Enum):
+    """OPEN → COMMITTED | ABANDONED | UNCLEAN. UNCLEAN: nothing is committed, but files may be left for recovery to remove."""
+
+    OPEN = "open"
+    COMMITTED = "committed"
+    ABANDONED = "abandoned"
+    UNCLEAN = "unclean"
+
+
+class Transaction:
+    """Groups to add and to remove, all or none; `ExpertStore.transaction` makes it and ends it.
+
+    A SchemaError or UnknownIdError from a method changes nothing, and the transaction goes on; any other error breaks
+    it. A transaction that changes nothing makes no commit.
+    """
+
+    def __init__(self, directory: Path, layout: StoreLayout, catalog: CatalogWriter, files: FileOperations) -> None:
+        self._directory = directory
+        self._layout = layout
+        self._catalog = catalog
+        self._files = files
+        self._changes = catalog.begin()
+        before = self._changes.before
+        self._next_group = before.next_group
+        self._next_expert = before.next_expert
+        self._next_memory = before.next_memory
+        self._experts = ArrayWriter(files, directory, layout, "experts", before.next_experts_shard)
+        self._keys = ArrayWriter(files, directory, layout, "keys", before.next_keys_shard)
+        self._changed = False
+        self._broken = False
+        self._committing = False
+        self.state = TransactionState.OPEN
+
+    @property
+    def commit(self) -> int:
+        """The number that this transaction's commit has, or will have."""
+        return self._changes.commit
+
+    def add_group(
+        self,
+        experts: Sequence[Weights],
+        keys: NDArray[np.float32],
+        memory: Memory | None = None,
+        mode: str = "owned",
+        activation: str = "answer",
+    ) -> int:
+        """Adds a group and returns its id.
+
+        experts: at least one {module: (A [r, d_in], B [d_out, r])}; exactly one in mode "pool".
+        keys: finite float32 [n, key_dim]; n >= 1 in mode "owned".
+        Raises SchemaError where something does not fit the store.
+        """
+        records, key_bytes = self._prepare(experts, keys, memory, mode, activation)
+        with self._change():
+            return self._write_group(records, key_bytes, memory, mode, activation)
+
+    def remove_group(self, group_id: int) -> None:
+        """Retires a group with its experts and keys. Raises UnknownIdError when there is no such group."""
+        self._check_open()
+        with self._change():
+            self._retire(group_id)
+
+    def replace_group(
+        self,
+        group_id: int,
+        experts: Sequence[Weights],
+        keys: NDArray[np.float32],
+        memory: Memory | None = None,
+        mode: str = "owned",
+        activation: str = "answer",
+    ) -> int:
+        """Removes a group and adds another, as one step; returns the new group's id. Arguments as of `add_group`."""
+        records, key_bytes = self._prepare(experts, keys, memory, mode, activation)
+        with self._change():
+            self._retire(group_id)
+            return self._write_group(records, key_bytes, memory, mode, activation)
+
+    def set_meta(self, name: str, value: object) -> None:
+        """Remembers `value` (JSON-able) under `name` with the store, in the place of what was there."""
+        self._check_open()
+        if not isinstance(name, str) or name == STORE_META:
+            raise SchemaError(f"{name!r} can't be the name of a meta value")
+        try:
+            canonical_json([name, value]).encode("utf-8")
+        except (TypeError, ValueError) as error:
+            raise SchemaError(f"the value of {name!r} can't be told in JSON: {error}") from error
+        with self._change():
+            self._changes.set_meta(name, value)
+
+    def finish(self) -> None:
+        """Commits: steps 2 to 5 of the protocol."""
+        self._check_open()
+        if not self._changed:
+            self._catalog.rollback()
+            self.state = TransactionState.ABANDONED
+            return
+        for array, writer in (("experts", self._experts), ("keys", self._keys)):
+            shards = writer.finish()
+            self._changes.add_shards(shards)
+            if shards:
+                rows = shards[-1].number * self._layout.rows_per_shard + shards[-1].rows
+                path = self._directory / array / ZARR_JSON
+                replace_file(self._files, path, array_metadata(self._layout, array, rows))
+        self._committing = True
+        row = CommitRow(
+            self.commit,
+            time.time_ns() // 1000,
+            self._next_group,
+            self._next_expert,
+            self._next_memory,
+            self._experts.next_shard,
+            self._keys.next_shard,
+        )
+        self._catalog.commit(self._changes, row)
+        self.state = TransactionState.COMMITTED
+
+    def abandon(self, error: BaseException) -> None:
+        """Undoes everything, because of `error`; a failure to do so becomes a note on it."""
+        if self.state is not TransactionState.OPEN:
+            return
+        self.state = TransactionState.UNCLEAN
+        try:
+            self._catalog.rollback()
+            if self._committing:
+                # Ctrl-C may have come after SQLite committed. If not, the COMMIT failed, and its frames may still be in the
+                # WAL: the files must stay until recovery has sealed the catalogue.
+                if self._catalog.newest_commit() == self.commit:
+                    self.state = TransactionState.COMMITTED
+                return
+            for array, writer in (("experts", self._experts), ("keys", self._keys)):
+                writer.abandon()
+                self._files.unlink(temporary_path(self._directory / array / ZARR_JSON))
+            self.state = TransactionState.ABANDONED
+        except (MomeError, OSError) as failure:
+            error.add_note(f"undoing the transaction failed too ({failure}); the next one removes what is left")
+
+    def _check_open(self) -> None:
+        if self.state is not TransactionState.OPEN:
+            raise TransactionError(f"the transaction is over ({self.state.value})")
+        if self._broken:
+            raise TransactionError("an earlier error broke the transaction; nothing of it will be committed")
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        self._broken = True
+        try:
+            yield
+        except UnknownIdError:
+            self._broken = False
+            raise
+        self._broken = False
+        self._changed = True
+
+    def _prepare(
+        self, experts: Sequence[Weights], keys: NDArray[np.float32], memory: Memory | None, mode: str, activation: str
+    ) -> tuple[list[bytes], bytes]:
+        """Checks a group and gives its experts' records and its keys' bytes. Changes nothing."""
+        self._check_open()
+        if mode not in MODES:
+            raise SchemaError(f"mode must be one of {', '.join(MODES)}, found {mode!r}")
+        if activation not in ACTIVATIONS:
+            raise SchemaError(f"activation must be one of {', '.join(ACTIVATIONS)}, found {activation!r}")
+        if memory is not None and not isinstance(memory, Memory):
+            raise SchemaError(f"memory must be a Memory or None, found {type(memory).__name__}")
+        if isinstance(experts, Mapping) or not len(experts):
+            raise SchemaError("experts must be a list of at least one {module: (A, B)}")
+        if mode == "pool" and len(experts) != 1:
+            raise SchemaError(f"a group of a pool has exactly one expert, found {len(experts)}")
+        keys = np.asarray(keys)
+        if keys.dtype != np.float32 or keys.ndim != 2 or keys.shape[1] != self._layout.key_dim:
+            raise SchemaError(
+                f"keys must be float32 [n, {self._layout.key_dim}], found {keys.dtype} {list(keys.shape)}"
+            )
+        if mode == "owned" and not len(keys):
+            raise SchemaError("a group in mode 'owned' needs at least one key, or nothing would ever find it")
+        if not np.isfinite(keys).all():
+            raise SchemaError("keys must be finite")
+        schema = self._layout.schema
+        records = [
+            encode_record(schema, weights, self._next_expert + i, self._next_group, self.commit)
+            for i, weights in enumerate(experts)
+        ]
+        return records, np.ascontiguousarray(keys, dtype="<f4").tobytes()
+
+    def _write_group(
+        self, records: list[bytes], key_bytes: bytes, memory: Memory | None, mode: str, activation: str
+    ) -> int:
+        group_id, first_expert, memory_id = self._next_group, self._next_expert, 0
+        self._next_group += 1
+        self._next_expert += len(records)
+        if memory is not None:
+            memory_id = self._next_memory
+            self._next_memory += 1
+            self._changes.add_memory(memory_id, memory)
+        rows = [self._experts.append(record)[0] for record in records]
+        self._changes.add_experts(rows, range(first_expert, self._next_expert), group_id)
+        self._changes.add_keys(self._keys.append(key_bytes), group_id)
+        self._changes.add_group(group_id, mode, activation, memory_id)
+        return group_id
+
+    def _retire(self, group_id: int) -> None:
+        if not self._changes.retire_group(group_id):
+            raise UnknownIdError("group", [group_id])
