@@ -23,7 +23,7 @@ class CMakeBuild(build_ext):
         import pybind11
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = Path(self.build_temp).resolve()
+        build = ROOT / "build" / f"extension-{sys.implementation.cache_tag}"  # kept: the next build is incremental
         build.mkdir(parents=True, exist_ok=True)
         configure = [
             "cmake",
@@ -46,7 +46,7 @@ class CMakeBuild(build_ext):
         jobs = str(self.parallel or os.cpu_count() or 1)
         subprocess.run(configure, check=True, env=environment)
         subprocess.run(
-            ["cmake", "--build", str(build), "--target", "_core", "-j", jobs], check=True, env=environment
+            ["cmake", "--build", str(build), "--target", "_core", "--parallel", jobs], check=True, env=environment
         )
 
 

@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from mome_store.errors import (
         BaseModelMismatchError,
         CapacityError,
+        ClosedError,
         DamagedStoreError,
         FactError,
         FormatVersionError,
         MomeError,
         ReadError,
         SchemaError,
+        StoreExistsError,
         StoreLockedError,
         StoreNotFoundError,
         StoreReadOnlyError,
+        TransactionError,
         UnknownIdError,
         WriteError,
     )
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseModelMismatchError",
     "CapacityError",
+    "ClosedError",
     "DamagedStoreError",
     "ExpertCache",
     "ExpertSchema",
@@ -48,9 +52,11 @@ __all__ = [
     "Route",
     "Router",
     "SchemaError",
+    "StoreExistsError",
     "StoreLockedError",
     "StoreNotFoundError",
     "StoreReadOnlyError",
+    "TransactionError",
     "UnknownIdError",
     "WriteError",
 ]

@@ -44,6 +44,10 @@ class TransactionError(MomeError):
     """A transaction was used after its end or after an error broke it, or a second one was begun beside it."""
 
 
+class ClosedError(MomeError):
+    """Something was used after it had been closed or released."""
+
+
 class DamagedStoreError(MomeError):
     """Bytes on disk are not what was committed.
 

@@ -1,0 +1,61 @@
+// The errors that the C++ core reports. Each mirrors the class of the same name in mome_store/errors.py and carries the
+// same facts; csrc/python turns one into the other.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace mome {
+
+// A shape, dtype, index or setting does not fit.
+struct SchemaError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// Bytes on disk are not what was committed.
+struct DamagedStoreError : std::runtime_error {
+    DamagedStoreError(std::string file_, std::optional<int64_t> row_, std::optional<int64_t> expert_id_,
+                      std::string problem_)
+        : std::runtime_error(file_ + ": " + problem_),
+          file(std::move(file_)),
+          row(row_),
+          expert_id(expert_id_),
+          problem(std::move(problem_)) {}
+    std::string file;
+    std::optional<int64_t> row;
+    std::optional<int64_t> expert_id;
+    std::string problem;
+};
+
+// Expert ids that the snapshot does not hold.
+struct UnknownIdError : std::runtime_error {
+    explicit UnknownIdError(std::vector<int64_t> ids_)
+        : std::runtime_error("unknown expert ids"), ids(std::move(ids_)) {}
+    std::vector<int64_t> ids;
+};
+
+// A batch needs more experts at once than there are slots.
+struct CapacityError : std::runtime_error {
+    CapacityError(int64_t needed_, int64_t slots_)
+        : std::runtime_error("more experts than slots"), needed(needed_), slots(slots_) {}
+    int64_t needed;
+    int64_t slots;
+};
+
+// The operating system refused a read.
+struct ReadError : std::runtime_error {
+    ReadError(std::string path_, int64_t offset_, int error_number_)
+        : std::runtime_error(path_ + ": read failed"),
+          path(std::move(path_)),
+          offset(offset_),
+          error_number(error_number_) {}
+    std::string path;
+    int64_t offset;
+    int error_number;
+};
+
+}  // namespace mome

@@ -1,0 +1,129 @@
+// Opens shards, finds experts in them and checks records on first use.
+#include "io/shard_set.h"
+
+#include <algorithm>
+#include <functional>
+#include <utility>
+
+#include "format/errors.h"
+#include "format/layout.h"
+
+namespace mome {
+
+Shard::Shard(const ShardSource& source, int64_t rows_per_shard, const RecordFormat& format)
+    : number_(source.number),
+      file_(source.fd, source.path, source.bytes),
+      index_(ShardIndex::parse(file_.bytes(), static_cast<size_t>(rows_per_shard),
+                               static_cast<size_t>(format.record_bytes), source.index_crc, source.path,
+                               source.number * rows_per_shard)),
+      good_rank_(std::make_unique<std::atomic<uint32_t>[]>(static_cast<size_t>(rows_per_shard))) {}
+
+Bytes Shard::record(int64_t slot, const RecordFormat& format) const {
+    return file_.bytes().subspan(static_cast<size_t>(offset(slot)), static_cast<size_t>(format.record_bytes));
+}
+
+ShardSet::ShardSet(const RecordFormat& format, int64_t rows_per_shard, Verify verify,
+                   std::span<const ShardSource> shards, std::vector<int64_t> ids, std::vector<int64_t> rows,
+                   std::vector<int64_t> groups, const ShardSet* previous)
+    : format_(format),
+      rows_per_shard_(rows_per_shard),
+      verify_(verify),
+      ids_(std::move(ids)),
+      rows_(std::move(rows)),
+      groups_(std::move(groups)) {
+    if (rows_per_shard < 1) throw SchemaError("a shard needs at least one row");
+    if (format.record_bytes < RecordLayout::kRecordAlignment ||
+        format.record_bytes % RecordLayout::kRecordAlignment != 0) {
+        throw SchemaError("record_bytes must be a multiple of 4096, not " + std::to_string(format.record_bytes));
+    }
+    if (ids_.size() != rows_.size() || ids_.size() != groups_.size()) {
+        throw SchemaError("there must be one row and one group for each expert id");
+    }
+    if (!std::ranges::is_sorted(ids_, std::less_equal<>{})) {
+        throw SchemaError("expert ids must be strictly ascending");
+    }
+    const bool reuse = previous != nullptr && previous->rows_per_shard_ == rows_per_shard &&
+                       previous->format_.schema_crc == format.schema_crc && previous->verify_ == verify;
+    for (const ShardSource& source : shards) {
+        auto known = reuse ? previous->shard(source.number) : nullptr;
+        if (known == nullptr || !known->is(source)) {
+            known = std::make_shared<Shard>(source, rows_per_shard, format);
+        }
+        shards_.push_back(std::move(known));
+    }
+    std::ranges::sort(shards_, {}, [](const auto& shard) { return shard->number(); });
+    for (size_t i = 0; i < ids_.size(); ++i) {
+        if (rows_[i] < 0) throw SchemaError("expert rows must not be negative");
+        const auto [shard, slot] = place(rows_[i]);
+        if (shard == nullptr) {
+            throw DamagedStoreError("experts/c/" + std::to_string(rows_[i] / rows_per_shard) + "/0", rows_[i], ids_[i],
+                                    "the catalogue names no such shard");
+        }
+        if (!shard->holds(slot)) {
+            throw DamagedStoreError(shard->file().path(), rows_[i], ids_[i], "the shard's index has no such record");
+        }
+    }
+}
+
+std::shared_ptr<const Shard> ShardSet::shard(int64_t number) const {
+    const auto at = std::ranges::lower_bound(shards_, number, {}, [](const auto& shard) { return shard->number(); });
+    return at != shards_.end() && (*at)->number() == number ? *at : nullptr;
+}
+
+ShardSet::Place ShardSet::place(int64_t row) const {
+    return {.shard = shard(row / rows_per_shard_).get(), .slot = row % rows_per_shard_};
+}
+
+std::vector<int64_t> ShardSet::find(std::span<const int64_t> ids) const {
+    std::vector<int64_t> positions;
+    positions.reserve(ids.size());
+    std::vector<int64_t> unknown;
+    for (const int64_t id : ids) {
+        const auto at = std::ranges::lower_bound(ids_, id);
+        if (at == ids_.end() || *at != id) unknown.push_back(id);
+        positions.push_back(at - ids_.begin());
+    }
+    if (!unknown.empty()) {
+        std::ranges::sort(unknown);
+        unknown.erase(std::ranges::unique(unknown).begin(), unknown.end());
+        throw UnknownIdError(std::move(unknown));
+    }
+    return positions;
+}
+
+ExpertRef ShardSet::expert(int64_t position) const {
+    const int64_t row = rows_[static_cast<size_t>(position)];
+    const auto [shard, slot] = place(row);
+    const Bytes record = shard->record(slot, format_);
+    std::atomic<uint32_t>& good_rank = shard->good_rank(slot);
+    if (const uint32_t rank = good_rank.load(std::memory_order_acquire); rank != 0) {
+        return {.base = record.data(), .rank = rank, .checked_now = false};
+    }
+    shard->file().load(shard->offset(slot), format_.record_bytes);
+    const int64_t id = ids_[static_cast<size_t>(position)];
+    const int64_t group = groups_[static_cast<size_t>(position)];
+    auto [rank, problem] = check_record(record, format_, id, group, verify_ == Verify::record);
+    if (!problem.empty()) throw DamagedStoreError(shard->file().path(), row, id, std::move(problem));
+    good_rank.store(static_cast<uint32_t>(rank), std::memory_order_release);
+    return {.base = record.data(), .rank = rank, .checked_now = true};
+}
+
+int64_t ShardSet::advise(std::span<const int64_t> positions) const {
+    int64_t advised = 0;
+    for (const int64_t position : positions) {
+        const auto [shard, slot] = place(rows_[static_cast<size_t>(position)]);
+        if (shard->good_rank(slot).load(std::memory_order_relaxed) != 0) continue;
+        shard->file().advise(shard->offset(slot), format_.record_bytes);
+        ++advised;
+    }
+    return advised;
+}
+
+int64_t ShardSet::bytes_mapped() const {
+    int64_t total = 0;
+    for (const auto& shard : shards_)
+        total += static_cast<int64_t>(shard->file().bytes().size());
+    return total;
+}
+
+}  // namespace mome

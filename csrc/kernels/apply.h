@@ -1,0 +1,50 @@
+// Applies routed experts to the output of a linear layer, on the CPU.
+//
+// Semantics, for every i in [0, m), with row = row_index[i] and s = row_sequence[i]:
+//
+//     y[row] += sum over e in [expert_indptr[s], expert_indptr[s + 1]) of
+//               expert_weight[e] * (alpha / expert_rank[e]) * B_e (A_e x[row])
+//
+// A_e [rank, d_in] lies at expert_base[e] + a_offset and B_e transposed [rank, d_out] at expert_base[e] + b_offset.
+// The sum is formed in fp32, rank after rank and expert after expert, and y is rounded once; rows whose sequence has no
+// expert are not touched. What a row gets depends on that row and its experts alone: not on m, on the other rows or on
+// the run. (It does depend on the instruction set, which sums a dot product in lanes.)
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "format/layout.h"
+#include "kernels/isa.h"
+
+namespace mome {
+
+// Rows of vectors; a row is contiguous, the stride (in elements) is free.
+struct Matrix {
+    std::byte* data;
+    DType dtype;
+    int64_t rows;
+    int64_t columns;
+    int64_t stride;
+};
+
+struct ApplyArguments {
+    Matrix y;                                // [n, d_out]
+    Matrix x;                                // [n, d_in]
+    std::span<const int32_t> row_index;      // [m] no row twice
+    std::span<const int32_t> row_sequence;   // [m]
+    std::span<const int32_t> expert_indptr;  // [sequences + 1]
+    std::span<const int64_t> expert_base;    // [entries]
+    std::span<const int32_t> expert_rank;    // [entries]
+    std::span<const float> expert_weight;    // [entries]
+    int64_t a_offset;                        // bytes
+    int64_t b_offset;                        // bytes
+    float alpha;
+    DType weight_dtype;
+};
+
+// Throws SchemaError when a shape, index or offset does not fit, before y is touched. The addresses are the caller's
+// word: a live Lease holds them.
+void apply_experts(const ApplyArguments& arguments, Isa isa);
+
+}  // namespace mome

@@ -1,0 +1,124 @@
+// Reads torch tensors. Interned attribute names and identity of dtype objects keep this at a microsecond or so a call.
+#include "python/tensor.h"
+
+#include <pybind11/gil_safe_call_once.h>
+
+#include <array>
+#include <string>
+
+#include "format/errors.h"
+
+namespace py = pybind11;
+
+namespace mome::python {
+namespace {
+
+struct Names {
+    py::str data_ptr = intern("data_ptr"), shape = intern("shape"), stride = intern("stride"), dtype = intern("dtype"),
+            is_cpu = intern("is_cpu");
+    // torch.dtype objects are singletons.
+    py::object bfloat16 = torch("bfloat16"), float16 = torch("float16"), float32 = torch("float32"),
+               int32 = torch("int32"), int64 = torch("int64");
+
+    static py::str intern(const char* name) { return py::reinterpret_steal<py::str>(PyUnicode_InternFromString(name)); }
+    static py::object torch(const char* name) { return py::module_::import("torch").attr(name); }
+};
+
+const Names& names() {
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Names> storage;
+    return storage.call_once_and_store_result([] { return Names(); }).get_stored();
+}
+
+py::object attribute(py::handle object, const py::str& name) {
+    auto value = py::reinterpret_steal<py::object>(PyObject_GetAttr(object.ptr(), name.ptr()));
+    if (!value) throw py::error_already_set();
+    return value;
+}
+
+py::object call(py::handle object, const py::str& name) {
+    auto value = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object.ptr(), name.ptr()));
+    if (!value) throw py::error_already_set();
+    return value;
+}
+
+SchemaError wrong(const char* name, const std::string& expected, py::handle found) {
+    return SchemaError(std::string(name) + " must be " + expected + ", not " + py::str(found).cast<std::string>());
+}
+
+int64_t integer(py::handle value) {
+    const int64_t result = PyLong_AsLongLong(value.ptr());
+    if (result == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+    return result;
+}
+
+// The first N elements of a tuple of ints whose length is N.
+template <size_t N>
+std::array<int64_t, N> integers(const py::object& tuple, const char* name) {
+    if (PyTuple_Size(tuple.ptr()) != static_cast<py::ssize_t>(N)) {
+        throw wrong(name, "a tensor of " + std::to_string(N) + " dimension(s)", tuple);
+    }
+    std::array<int64_t, N> values;
+    for (size_t i = 0; i < N; ++i)
+        values[i] = integer(PyTuple_GET_ITEM(tuple.ptr(), static_cast<py::ssize_t>(i)));
+    return values;
+}
+
+std::byte* address(py::handle tensor, const char* name) {
+    if (attribute(tensor, names().is_cpu).ptr() != Py_True) {
+        throw wrong(name, "on the cpu", tensor.attr("device"));
+    }
+    return reinterpret_cast<std::byte*>(integer(call(tensor, names().data_ptr)));
+}
+
+template <class T>
+const py::object& dtype_of();
+template <>
+const py::object& dtype_of<int32_t>() {
+    return names().int32;
+}
+template <>
+const py::object& dtype_of<int64_t>() {
+    return names().int64;
+}
+template <>
+const py::object& dtype_of<float>() {
+    return names().float32;
+}
+
+}  // namespace
+
+Matrix matrix(py::handle tensor, const char* name) {
+    const py::object dtype = attribute(tensor, names().dtype);
+    DType code{};
+    if (dtype.is(names().float32)) {
+        code = DType::float32;
+    } else if (dtype.is(names().bfloat16)) {
+        code = DType::bfloat16;
+    } else if (dtype.is(names().float16)) {
+        code = DType::float16;
+    } else {
+        throw wrong(name, "bfloat16, float16 or float32", dtype);
+    }
+    const auto [rows, columns] = integers<2>(attribute(tensor, names().shape), name);
+    const auto [row_stride, column_stride] = integers<2>(call(tensor, names().stride), name);
+    if (column_stride != 1 && columns > 1) {
+        throw SchemaError(std::string(name) + " must be contiguous in its last dimension");
+    }
+    return {.data = address(tensor, name), .dtype = code, .rows = rows, .columns = columns, .stride = row_stride};
+}
+
+template <class T>
+std::span<const T> vector(py::handle tensor, const char* name) {
+    const py::object dtype = attribute(tensor, names().dtype);
+    if (!dtype.is(dtype_of<T>())) throw wrong(name, py::str(dtype_of<T>()).cast<std::string>(), dtype);
+    const auto [count] = integers<1>(attribute(tensor, names().shape), name);
+    const auto [stride] = integers<1>(call(tensor, names().stride), name);
+    if (stride != 1 && count > 1) throw SchemaError(std::string(name) + " must be contiguous");
+    return {reinterpret_cast<const T*>(address(tensor, name)), static_cast<size_t>(count)};
+}
+
+template std::span<const int32_t> vector<int32_t>(py::handle, const char*);
+template std::span<const int64_t> vector<int64_t>(py::handle, const char*);
+template std::span<const float> vector<float>(py::handle, const char*);
+
+}  // namespace mome::python

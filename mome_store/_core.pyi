@@ -1,0 +1,67 @@
+"""The interface of the C++ extension (csrc/python)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+def crc32c(data: Buffer, prefix: int = 0) -> int: ...
+
+class RecordLayout:
+    def __init__(self, modules: Sequence[tuple[int, int]], rank: int, dtype: int) -> None: ...
+    @property
+    def record_bytes(self) -> int: ...
+    @property
+    def payload_bytes(self) -> int: ...
+    @property
+    def sections(self) -> list[tuple[int, int]]: ...
+
+class ShardSet:
+    def __init__(
+        self,
+        layout: RecordLayout,
+        schema_crc: int,
+        rows_per_shard: int,
+        check_records: bool,
+        shards: Sequence[tuple[int, int, str, int, int]],
+        ids: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        previous: ShardSet | None = None,
+    ) -> None: ...
+
+class Lease:
+    @property
+    def expert_indptr(self) -> NDArray[np.int32]: ...
+    @property
+    def expert_base(self) -> NDArray[np.int64]: ...
+    @property
+    def expert_rank(self) -> NDArray[np.int32]: ...
+    @property
+    def expert_weight(self) -> NDArray[np.float32]: ...
+
+class ExpertCache:
+    def __init__(self, shards: ShardSet, slots: int | None) -> None: ...
+    def prefetch(self, ids: NDArray[np.int64]) -> None: ...
+    def acquire(self, counts: NDArray[np.int64], ids: NDArray[np.int64], weights: NDArray[np.float32]) -> Lease: ...
+    def refresh(self, shards: ShardSet) -> None: ...
+    def counters(self) -> dict[str, int | None]: ...
+
+def apply_experts(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    row_index: torch.Tensor,
+    row_sequence: torch.Tensor,
+    expert_indptr: torch.Tensor,
+    expert_base: torch.Tensor,
+    expert_rank: torch.Tensor,
+    expert_weight: torch.Tensor,
+    a_offset: int,
+    b_offset: int,
+    alpha: float,
+    weight_dtype: int,
+    isa: str | None = None,
+) -> None: ...
+def available_isas() -> list[str]: ...

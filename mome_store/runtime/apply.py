@@ -1,0 +1,114 @@
+"""The torch operator `mome::apply_experts`: routed experts added to the output of a linear layer.
+
+Semantics, for every i in [0, m), with row = row_index[i] and s = row_sequence[i]:
+
+    y[row] += sum over e in [expert_indptr[s], expert_indptr[s + 1]) of
+              expert_weight[e] * (alpha / expert_rank[e]) * B_e (A_e x[row])
+
+The sum is formed in fp32 in a fixed order and y is rounded once: a row's result depends on nothing but that row and its
+experts. Rows whose sequence has no expert, and rows not listed, keep every bit.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mome_store import _core
+from mome_store.errors import SchemaError
+
+_SCHEMA = (
+    "(Tensor(a!) y, Tensor x, Tensor row_index, Tensor row_sequence, Tensor expert_indptr, Tensor expert_base, "
+    "Tensor expert_rank, Tensor expert_weight, int a_offset, int b_offset, float alpha, int weight_dtype) -> ()"
+)
+
+
+def apply_experts(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    row_index: torch.Tensor,
+    row_sequence: torch.Tensor,
+    expert_indptr: torch.Tensor,
+    expert_base: torch.Tensor,
+    expert_rank: torch.Tensor,
+    expert_weight: torch.Tensor,
+    a_offset: int,
+    b_offset: int,
+    alpha: float,
+    weight_dtype: int,
+) -> None:
+    """Adds the routed experts of `x` to `y`, in place; the formula heads this file. Not differentiable.
+
+    y             [n, d_out]       bf16, fp16 or fp32; rows may be strided, the last dimension is contiguous
+    x             [n, d_in]        likewise; its dtype need not be that of y. d_in and d_out are multiples of 8
+    row_index     int32 [m]        rows of x and y, none twice
+    row_sequence  int32 [m]        the sequence each of those rows belongs to
+    expert_indptr int32 [s + 1], expert_base int64 [e], expert_rank int32 [e], expert_weight float32 [e]: a lease's
+                                   arrays; the lease must be held during the call
+    a_offset, b_offset             the module's section of the record (`ExpertSchema.sections`), in bytes
+    weight_dtype                   0 bf16, 1 fp16, 2 fp32
+
+    Raises `SchemaError` when a shape, dtype, device, index or offset does not fit; y is then untouched.
+    """
+    arguments = (y, x, row_index, row_sequence, expert_indptr, expert_base, expert_rank, expert_weight)
+    if torch.compiler.is_compiling() or type(y) is not torch.Tensor:  # traced or fake tensors need the operator itself
+        torch.ops.mome.apply_experts(*arguments, a_offset, b_offset, alpha, weight_dtype)
+    else:  # the dispatcher would double the cost of a call
+        _apply(*arguments, a_offset, b_offset, alpha, weight_dtype)
+
+
+def _apply(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    row_index: torch.Tensor,
+    row_sequence: torch.Tensor,
+    expert_indptr: torch.Tensor,
+    expert_base: torch.Tensor,
+    expert_rank: torch.Tensor,
+    expert_weight: torch.Tensor,
+    a_offset: int,
+    b_offset: int,
+    alpha: float,
+    weight_dtype: int,
+) -> None:
+    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+        raise SchemaError("apply_experts has no gradient; call it under torch.no_grad() or on detached tensors")
+    _core.apply_experts(
+        y,
+        x,
+        row_index,
+        row_sequence,
+        expert_indptr,
+        expert_base,
+        expert_rank,
+        expert_weight,
+        a_offset,
+        b_offset,
+        alpha,
+        weight_dtype,
+    )
+
+
+def _fake(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    row_index: torch.Tensor,
+    row_sequence: torch.Tensor,
+    expert_indptr: torch.Tensor,
+    expert_base: torch.Tensor,
+    expert_rank: torch.Tensor,
+    expert_weight: torch.Tensor,
+    a_offset: int,
+    b_offset: int,
+    alpha: float,
+    weight_dtype: int,
+) -> None:
+    """The operator without data: what can be said from shapes alone."""
+    if y.dim() != 2 or x.dim() != 2:
+        raise SchemaError("x and y must have two dimensions")
+    torch._check(x.shape[0] == y.shape[0], lambda: "x and y must have the same number of rows")
+
+
+_library = torch.library.Library("mome", "DEF")
+_library.define("apply_experts" + _SCHEMA)
+_library.impl("apply_experts", _apply, "CPU")
+torch.library.register_fake("mome::apply_experts", _fake, lib=_library)

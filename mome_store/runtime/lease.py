@@ -1,0 +1,67 @@
+"""A lease: the experts of one route, as the kernels take them, pinned until it is released."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mome_store.errors import ClosedError
+
+if TYPE_CHECKING:
+    from mome_store import _core
+
+
+class Lease:
+    """The experts of a batch of `s` sequences with `e` entries in all; use it as a context manager.
+
+    The arrays share the lease's memory. `torch.from_numpy` of one is free, and keeps the records that it points into
+    mapped; but once the lease is released, asking it for an array raises `ClosedError`.
+    """
+
+    def __init__(self, core: _core.Lease) -> None:
+        self._core: _core.Lease | None = core
+
+    @property
+    def expert_indptr(self) -> NDArray[np.int32]:
+        """int32 [s + 1]: the entries of sequence i are `expert_indptr[i] : expert_indptr[i + 1]`."""
+        return self._held().expert_indptr
+
+    @property
+    def expert_base(self) -> NDArray[np.int64]:
+        """int64 [e]: address of each entry's record."""
+        return self._held().expert_base
+
+    @property
+    def expert_rank(self) -> NDArray[np.int32]:
+        """int32 [e]: rank of each entry's expert."""
+        return self._held().expert_rank
+
+    @property
+    def expert_weight(self) -> NDArray[np.float32]:
+        """float32 [e]: the router's weight of each entry."""
+        return self._held().expert_weight
+
+    @property
+    def released(self) -> bool:
+        return self._core is None
+
+    def release(self) -> None:
+        """Unpins the experts; a second call does nothing."""
+        self._core = None
+
+    def __enter__(self) -> Self:
+        self._held()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _held(self) -> _core.Lease:
+        if self._core is None:
+            raise ClosedError("the lease was released; acquire the route again")
+        return self._core
