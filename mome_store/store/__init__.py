@@ -8,9 +8,12 @@ from mome_store.store.memory import Memory
 from mome_store.store.schema import ExpertSchema, Section
 from mome_store.store.shard import ShardInfo
 from mome_store.store.snapshot import Group, Snapshot
+from mome_store.store.statistics import StoreStatistics, statistics
 from mome_store.store.transaction import Transaction
+from mome_store.store.verify import Damage, VerifyReport, verify
 
 __all__ = [
+    "Damage",
     "ExpertSchema",
     "ExpertStore",
     "Group",
@@ -18,5 +21,9 @@ __all__ = [
     "Section",
     "ShardInfo",
     "Snapshot",
+    "StoreStatistics",
     "Transaction",
+    "VerifyReport",
+    "statistics",
+    "verify",
 ]

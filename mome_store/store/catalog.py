@@ -15,7 +15,6 @@ from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +101,13 @@ class CatalogState:
     experts: NDArray[np.int64]  # [n, 3]: row ascending, id, group
     keys: NDArray[np.int64]  # [m, 2]: row ascending, group
 
+    def rows(self) -> dict[ArrayName, int]:
+        """How many rows each Zarr array must have to hold this commit's shards."""
+        rows: dict[ArrayName, int] = dict.fromkeys(ARRAYS, 0)
+        for shard in self.shards:
+            rows[shard.array] = max(rows[shard.array], shard.number * self.layout.rows_per_shard + shard.rows)
+        return rows
+
 
 def load_state(directory: Path) -> CatalogState:
     """The newest commit's state, read in one transaction. Raises DamagedStoreError where it does not add up."""
@@ -144,7 +150,9 @@ def create_catalog(directory: Path, layout: StoreLayout, time_us: int) -> None:
         for statement in _CREATE:
             connection.execute(statement)
         # Ids start at 1: a zeroed record, Zarr's fill value, is nobody's.
-        first = CommitRow(0, time_us, next_group=1, next_expert=1, next_memory=1, next_experts_shard=0, next_keys_shard=0)
+        first = CommitRow(
+            0, time_us, next_group=1, next_expert=1, next_memory=1, next_experts_shard=0, next_keys_shard=0
+        )
         changes = CatalogChanges(connection, first, commit=0, digest=0)
         changes.set_meta(STORE_META, layout.to_json())
         changes.write_commit(first)
@@ -184,8 +192,8 @@ class CatalogWriter:
     def seal(self) -> None:
         """Makes what this connection sees the truth for good.
 
-        A COMMIT that failed may have left a whole commit in the WAL, which a crash would bring to life. Writing anything
-        durable on top of the state that we see overwrites it; only then may the files that it names be removed.
+        A COMMIT that failed may have left a whole commit in the WAL, which a crash would bring to life. Writing
+        anything durable on top of the state that we see overwrites it; only then may the files that it names go.
         """
         with sqlite_access.translated(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
@@ -287,13 +295,15 @@ class CatalogChanges:
 def _newest(connection: sqlite3.Connection) -> tuple[CommitRow, int]:
     """The newest commit and its digest.
 
-    Its number is kept a second time in the file's header (`user_version`), since damage to the page that holds `commits`
-    could hide the last row and so pass an older state off as the newest.
+    Its number is kept a second time in the file's header (`user_version`), since damage to the page that holds
+    `commits` could hide the last row and so pass an older state off as the newest.
     """
     row = connection.execute("SELECT * FROM commits ORDER BY id DESC LIMIT 1").fetchone()
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if row is None or not all(isinstance(value, int) for value in row) or row[0] & 0x7FFFFFFF != version:
-        raise DamagedStoreError(CATALOG_NAME, None, None, f"the newest commit is {row}, the file's header says {version}")
+        raise DamagedStoreError(
+            CATALOG_NAME, None, None, f"the newest commit is {row}, the file's header says {version}"
+        )
     return CommitRow(*row[:-1]), row[-1]
 
 
@@ -310,7 +320,9 @@ def _load_state(directory: Path, connection: sqlite3.Connection) -> CatalogState
         total = newest.digest() + _meta_digest(meta)
         total += sum(rows_digest(table, list(columns.T)) for table, columns in rows.items())
         if signed(total) != digest:
-            raise DamagedStoreError(CATALOG_NAME, None, None, f"the rows of commit {newest.id} do not match its checksum")
+            raise DamagedStoreError(
+                CATALOG_NAME, None, None, f"the rows of commit {newest.id} do not match its checksum"
+            )
         layout = json.loads(dict(meta)[STORE_META])
         if layout["format"] != FORMAT_VERSION:
             raise FormatVersionError(directory, layout["format"], FORMAT_VERSION)

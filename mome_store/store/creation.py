@@ -5,7 +5,6 @@ A creation that a crash cut short is begun afresh by the next `create`; anything
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path

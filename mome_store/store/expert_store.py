@@ -1,7 +1,7 @@
 """A store on disk: create it, open it for reading or as its one writer, change it, take snapshots of it.
 
-A handle is for one thread at a time. A writer must not be used in a forked child: SQLite's connection does not survive a
-fork, and parent and child share the flock; it refuses there. Reading handles and snapshots may be carried across a fork.
+A handle is for one thread at a time. A writer must not be used in a forked child, and refuses there: SQLite's connection
+does not survive a fork, and parent and child share the flock. Reading handles and snapshots may cross a fork.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from types import TracebackType
 from typing import Any
 
 from mome_store.errors import (
+    ClosedError,
     DamagedStoreError,
     SchemaError,
     StoreNotFoundError,
     StoreReadOnlyError,
     TransactionError,
 )
-from mome_store.store.catalog import CATALOG_NAME, CatalogState, CatalogWriter, load_state
+from mome_store.store.catalog import CATALOG_NAME, CatalogWriter, load_state
 from mome_store.store.checksum import canonical_json
 from mome_store.store.creation import create_store, is_unfinished
 from mome_store.store.files import FileOperations, temporary_path, writing
@@ -34,7 +35,7 @@ from mome_store.store.zarr_metadata import (
     ARRAYS,
     ZARR_JSON,
     StoreLayout,
-    metadata_problem,
+    metadata_problems,
     read_attributes,
     shard_path,
 )
@@ -78,12 +79,17 @@ class ExpertStore:
         files: the file operations of the writer; tests put a faulty one here.
         Raises StoreExistsError where the path holds anything.
         """
-        for name, value, limit in (("key_dim", key_dim, 1 << 20), ("rows_per_shard", rows_per_shard, MAX_ROWS_PER_SHARD)):
+        for name, value, limit in (
+            ("key_dim", key_dim, 1 << 20),
+            ("rows_per_shard", rows_per_shard, MAX_ROWS_PER_SHARD),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
                 raise SchemaError(f"{name} must be an integer from 1 to {limit}, found {value!r}")
         directory = Path(path)
         files = files or FileOperations()
-        layout = StoreLayout(schema, key_dim, rows_per_shard, _json("base_model", base_model), _json("encoder", encoder))
+        layout = StoreLayout(
+            schema, key_dim, rows_per_shard, _json("base_model", base_model), _json("encoder", encoder)
+        )
         lock = create_store(directory, layout, files)
         return cls(directory, layout, _Writer(directory, layout, lock, files))
 
@@ -97,20 +103,15 @@ class ExpertStore:
         if mode not in ("r", "r+"):
             raise ValueError(f"mode must be 'r' or 'r+', found {mode!r}")
         directory = Path(path)
-        try:
-            attributes = read_attributes(directory)
-        except StoreNotFoundError:
-            if (directory / CATALOG_NAME).exists() and not is_unfinished(directory):
-                raise DamagedStoreError(ZARR_JSON, None, None, "is missing, though there is a catalogue") from None
-            raise
+        find_store(directory)
         if mode == "r":
-            return cls(directory, _checked_layout(directory, attributes, load_state(directory)), None)
+            return cls(directory, _checked_layout(directory), None)
         for written in (directory, *(directory / array / "c" for array in ARRAYS)):
             if written.exists() and not os.access(written, os.W_OK | os.X_OK):
                 raise StoreReadOnlyError(f"{written}: can't be written; open with mode='r'")
         lock = WriterLock(directory)
         try:
-            layout = _checked_layout(directory, attributes, load_state(directory))
+            layout = _checked_layout(directory)
             return cls(directory, layout, _Writer(directory, layout, lock, files or FileOperations()))
         except BaseException:
             lock.release()
@@ -119,7 +120,7 @@ class ExpertStore:
     def snapshot(self) -> Snapshot:
         """A view of the newest commit. Every shard is opened and checked: damage raises DamagedStoreError."""
         if self._closed:
-            raise TransactionError(f"{self.path}: the store is closed")
+            raise ClosedError(f"{self.path}: the store is closed")
         return Snapshot(self.path, load_state(self.path))
 
     @contextmanager
@@ -129,7 +130,7 @@ class ExpertStore:
         Raises StoreReadOnlyError for a store opened with mode "r", WriteError where the disk is full.
         """
         if self._closed:
-            raise TransactionError(f"{self.path}: the store is closed")
+            raise ClosedError(f"{self.path}: the store is closed")
         if self._writer is None:
             raise StoreReadOnlyError(f"{self.path}: the store is open for reading; open it with mode='r+'")
         transaction = self._writer.begin()
@@ -214,20 +215,27 @@ class _Writer:
                     self._files.unlink(path)
 
 
-def _checked_layout(directory: Path, attributes: Mapping[str, Any], state: CatalogState) -> StoreLayout:
-    """The catalogue's layout, once the three `zarr.json` agree with it.
+def find_store(directory: Path) -> None:
+    """Returns when a store of a known format is there.
 
-    The catalogue has been read before the arrays' files are: those grow before a commit, never after.
+    Raises StoreNotFoundError, FormatVersionError, and DamagedStoreError where there is a store without its `zarr.json`.
     """
-    layout = state.layout
-    if canonical_json(attributes) != canonical_json(layout.attributes()):
-        raise DamagedStoreError(ZARR_JSON, None, None, "attributes.mome differs from what the catalogue says")
-    for array in ARRAYS:
-        ends = [shard.number * layout.rows_per_shard + shard.rows for shard in state.shards if shard.array == array]
-        problem = metadata_problem(directory, layout, array, max(ends, default=0))
-        if problem is not None:
-            raise DamagedStoreError(f"{array}/{ZARR_JSON}", None, None, problem)
-    return layout
+    try:
+        read_attributes(directory)
+    except StoreNotFoundError:
+        if (directory / CATALOG_NAME).exists() and not is_unfinished(directory):
+            raise DamagedStoreError(
+                ZARR_JSON, None, None, "is missing or tells of no store, yet there is a catalogue"
+            ) from None
+        raise
+
+
+def _checked_layout(directory: Path) -> StoreLayout:
+    """The catalogue's layout, once the three `zarr.json` agree with it."""
+    state = load_state(directory)
+    for file, problem in metadata_problems(directory, state.layout, state.rows()):
+        raise DamagedStoreError(file, None, None, problem)
+    return state.layout
 
 
 def _json(name: str, value: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Every change that a writer makes to the file system outside SQLite goes through `FileOperations`: the one narrow seam.
+"""The one narrow seam for changes to the file system: all that a writer does outside SQLite is a `FileOperations`.
 
 Tests put a faulty one in its place. The operations raise plain OSError; `writing` turns that into a WriteError
 that names the path.

@@ -1,8 +1,8 @@
 """One writer: an exclusive flock on the store's LOCK file, held from opening to closing.
 
-flock belongs to the open file, so a second handle of the same process is refused as well, the kernel drops the lock when
-its holder dies, and nothing stale can be left. A forked child shares the lock: it lasts until parent and child are both
-gone, but only the process that took it may write (see ExpertStore).
+flock belongs to the open file: a second handle of the same process is refused as well, and the kernel drops the lock
+when its holder dies, so nothing stale can be left. A forked child shares the lock: it lasts until parent and child are
+both gone, but only the process that took it may write (see ExpertStore).
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class WriterLock:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise StoreReadOnlyError(f"{directory}: can't be written ({error.strerror}); open with mode='r'") from error
+                raise StoreReadOnlyError(
+                    f"{directory}: can't be written ({error.strerror}); open with mode='r'"
+                ) from error
             raise
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What a store remembers about a fact besides its experts: the question's wordings, the answer and how the tuning went."""
+"""What a store remembers about a fact besides its experts: its wordings, its answer and how the tuning went."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Memory:
     tuned_at: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.paraphrases, str):
-            raise SchemaError("a memory's paraphrases must be a sequence of strings, not one string")
+        if not isinstance(self.paraphrases, tuple | list):
+            raise SchemaError(f"a memory's paraphrases must be a tuple of strings, found {self.paraphrases!r}")
         object.__setattr__(self, "paraphrases", tuple(self.paraphrases))
         for name, text in (("question", self.question), ("answer", self.answer), ("status", self.status)):
             _check_text(name, text)

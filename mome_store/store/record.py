@@ -69,8 +69,8 @@ def encode_record(schema: ExpertSchema, weights: Weights, expert_id: int, group_
                 raise SchemaError(f"module {name}: {what} holds values that are not finite in {schema.dtype}")
     at = schema.record_bytes - TRAILER_BYTES
     fields = (MAGIC, RECORD_VERSION, 0, expert_id, group_id, schema.payload_bytes, rank, schema.crc, commit, 0)
-    _TRAILER.pack_into(buffer, at, *fields, 0)
-    _TRAILER.pack_into(buffer, at, *fields, crc32c(buffer[:-4]))
+    buffer[at:] = np.frombuffer(_TRAILER.pack(*fields, 0), np.uint8)
+    buffer[-4:] = np.frombuffer(crc32c(buffer[:-4]).to_bytes(4, "little"), np.uint8)
     return buffer.tobytes()
 
 
@@ -118,7 +118,9 @@ def _check_shapes(schema: ExpertSchema, weights: Weights) -> int:
         raise SchemaError(f"an expert is a mapping {{module: (A, B)}}, not {type(weights).__name__}")
     missing, unknown = schema.modules.keys() - weights.keys(), weights.keys() - schema.modules.keys()
     if missing or unknown:
-        raise SchemaError(f"the expert's modules differ from the schema's: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        raise SchemaError(
+            f"the expert's modules differ from the schema's: missing {sorted(missing)}, unknown {sorted(unknown)}"
+        )
     rank: int | None = None
     for name, (d_in, d_out) in schema.modules.items():
         try:

@@ -110,7 +110,9 @@ class ExpertSchema:
             unmatched.discard(target)
             found.append((-1 if layer is None else layer, name, _widths(name, module)))
         if unmatched or not found:
-            raise SchemaError(f"the model has no module named {', '.join(sorted(unmatched or targets))} in the layers asked")
+            raise SchemaError(
+                f"the model has no module named {', '.join(sorted(unmatched or targets))} in the layers asked"
+            )
         found.sort(key=lambda item: item[0])
         return cls({name: widths for _, name, widths in found}, rank=rank, dtype=dtype, alpha=alpha)  # type: ignore[arg-type]
 
@@ -130,8 +132,8 @@ class ExpertSchema:
     @cached_property
     def payload_bytes(self) -> int:
         """Bytes from a record's start to the end of its last section."""
-        last = next(reversed(self.sections.values()))
-        return last.b_offset + self.rank * last.d_out * self.numpy_dtype.itemsize
+        last = list(self.sections.values())[-1]
+        return last.b_offset + self.rank * last.d_out * int(self.numpy_dtype.itemsize)
 
     @cached_property
     def record_bytes(self) -> int:
@@ -194,4 +196,6 @@ def _widths(name: str, module: Any) -> tuple[int, int]:
     for d_in, d_out in (("in_features", "out_features"), ("nx", "nf")):
         if hasattr(module, d_in) and hasattr(module, d_out):
             return int(getattr(module, d_in)), int(getattr(module, d_out))
-    raise SchemaError(f"module {name} ({type(module).__name__}) is no linear layer: it tells neither in_features nor nx")
+    raise SchemaError(
+        f"module {name} ({type(module).__name__}) is no linear layer: it tells neither in_features nor nx"
+    )

@@ -48,7 +48,7 @@ class ShardRow:
 
 @dataclass(frozen=True)
 class ShardInfo(ShardRow):
-    """An open shard of a snapshot. `fd` is the snapshot's: it stays open, and belongs to it, until the snapshot closes."""
+    """An open shard of a snapshot. `fd` belongs to the snapshot, and stays open until that closes."""
 
     path: Path
     fd: int
@@ -66,7 +66,7 @@ class ArrayWriter:
     ) -> None:
         self._files = files
         self._directory = directory
-        self._array: ArrayName = array
+        self.array: ArrayName = array
         self._row_bytes = layout.row_bytes(array)
         self._rows_per_shard = layout.rows_per_shard
         self._first_shard = next_shard
@@ -103,10 +103,10 @@ class ArrayWriter:
         if self._fd is not None:
             self._finish_shard()
         if self._finished:
-            with writing(self._directory / self._array):
+            with writing(self._directory / self.array):
                 for shard in self._finished:
                     self._files.fsync_directory(self._path(shard.number).parent)
-                self._files.fsync_directory(self._directory / self._array / "c")
+                self._files.fsync_directory(self._directory / self.array / "c")
         return self._finished
 
     def abandon(self) -> None:
@@ -124,7 +124,7 @@ class ArrayWriter:
         return (self._next_shard - 1) * self._rows_per_shard + self._rows
 
     def _path(self, number: int) -> Path:
-        return shard_path(self._directory, self._array, number)
+        return shard_path(self._directory, self.array, number)
 
     def _start_shard(self) -> None:
         path = self._path(self._next_shard)
@@ -153,7 +153,7 @@ class ArrayWriter:
             fd, self._fd = self._fd, None
             self._files.close(fd)
         size = self._rows * self._row_bytes + len(index) + _CRC_BYTES
-        self._finished.append(ShardRow(self._array, number, self._rows, size, index_crc, self._crc))
+        self._finished.append(ShardRow(self.array, number, self._rows, size, index_crc, self._crc))
 
 
 def remove_shard(files: FileOperations, path: Path) -> None:
@@ -215,7 +215,10 @@ class Shard:
         crc = crc32c(content)
         if crc != self.info.content_crc:
             raise DamagedStoreError(
-                self.file, None, None, f"checksum of the rows is {crc:#010x}, the catalogue says {self.info.content_crc:#010x}"
+                self.file,
+                None,
+                None,
+                f"checksum of the rows is {crc:#010x}, the catalogue says {self.info.content_crc:#010x}",
             )
         return content
 
@@ -237,7 +240,10 @@ class Shard:
                 more = os.pread(self.info.fd, length - len(content), offset + len(content))
                 if not more:
                     raise DamagedStoreError(
-                        self.file, None, None, f"the file ends at byte {offset + len(content)}, expected {self.info.bytes}"
+                        self.file,
+                        None,
+                        None,
+                        f"the file ends at byte {offset + len(content)}, expected {self.info.bytes}",
                     )
                 content += more
         except OSError as error:

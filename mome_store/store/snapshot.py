@@ -8,7 +8,7 @@ used by several threads and by forked children.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mome_store.errors import DamagedStoreError, UnknownIdError
-from mome_store.store.catalog import ACTIVATIONS, CATALOG_NAME, MODES, CatalogState, load_memories
+from mome_store.store.catalog import ACTIVATIONS, MODES, CatalogState, load_memories
 from mome_store.store.memory import Memory
 from mome_store.store.record import decode_record, record_problem
 from mome_store.store.schema import ExpertSchema
@@ -126,7 +126,7 @@ class Snapshot:
         )
 
     def keys(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The live keys float32 [m, key_dim] and their groups int64 [m], in row order; checked against their checksum."""
+        """The live keys float32 [m, key_dim] and their groups int64 [m], in row order; their checksum is checked."""
         keys = np.empty((len(self.key_rows), self.key_dim), dtype=np.float32)
         for shard in self._shards.values():
             info = shard.info

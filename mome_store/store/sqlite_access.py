@@ -3,8 +3,8 @@
 The file is in WAL mode. SQLite lets a read-only connection open such a file only where it may create or find the `-wal`
 and `-shm` files, so a store in a read-only directory would not open. A reader here therefore looks first:
 
-* No `-wal` beside the file: no writer lives and nothing waits to be recovered, so the file alone is the catalogue. It is
-  opened `immutable`: no locks, no files made. Should a writer come and change it meanwhile, its time stamp changes or a
+* No `-wal` beside the file: no writer lives and nothing waits to be recovered, so the file alone is the catalogue. It
+  is opened `immutable`: no locks, no files made. Should a writer come meanwhile, the file's time stamp changes or a
   `-wal` appears; the result is then thrown away and read again.
 * A `-wal` is there: a writer lives, or died. SQLite's own protocol is used, which shares `-shm` with the writer
   or, where nobody lives and nothing may be written, rebuilds the WAL's index in private memory.
@@ -47,7 +47,9 @@ def open_writer(path: Path, create: bool = False) -> sqlite3.Connection:
         try:
             mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
             if mode != "wal":
-                raise StoreReadOnlyError(f"{path}: the file system does not support SQLite's WAL mode (it stays in {mode!r})")
+                raise StoreReadOnlyError(
+                    f"{path}: the file system does not support SQLite's WAL mode (it stays in {mode!r})"
+                )
             connection.execute("PRAGMA synchronous=FULL")
         except BaseException:
             connection.close()

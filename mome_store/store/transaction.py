@@ -4,8 +4,8 @@
 2. On commit each file gets its index and is fsynced: its bytes are on disk.
 3. The directories that name the files are fsynced: its names are on disk.
 4. `zarr.json` of each grown array is replaced: other Zarr readers may see the rows from now on; ours do not.
-5. SQLite commits the rows that name the shards: the commit point. Before it a crash leaves files that no row names, which
-   the next writer removes; after it everything that the catalogue names has been durable for long.
+5. SQLite commits the rows that name the shards: the commit point. A crash before it leaves files that no row names,
+   which the next writer removes; all that the catalogue names after it is durable already.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mome_store.store.zarr_metadata import ZARR_JSON, StoreLayout, array_metadat
 
 
 class TransactionState(Enum):
-    """OPEN → COMMITTED | ABANDONED | UNCLEAN. UNCLEAN: nothing is committed, but files may be left for recovery to remove."""
+    """OPEN → COMMITTED | ABANDONED | UNCLEAN (nothing is committed, but files may be left for recovery to remove)."""
 
     OPEN = "open"
     COMMITTED = "committed"
@@ -125,13 +125,13 @@ class Transaction:
             self._catalog.rollback()
             self.state = TransactionState.ABANDONED
             return
-        for array, writer in (("experts", self._experts), ("keys", self._keys)):
+        for writer in (self._experts, self._keys):
             shards = writer.finish()
             self._changes.add_shards(shards)
             if shards:
                 rows = shards[-1].number * self._layout.rows_per_shard + shards[-1].rows
-                path = self._directory / array / ZARR_JSON
-                replace_file(self._files, path, array_metadata(self._layout, array, rows))
+                path = self._directory / writer.array / ZARR_JSON
+                replace_file(self._files, path, array_metadata(self._layout, writer.array, rows))
         self._committing = True
         row = CommitRow(
             self.commit,
@@ -153,14 +153,14 @@ class Transaction:
         try:
             self._catalog.rollback()
             if self._committing:
-                # Ctrl-C may have come after SQLite committed. If not, the COMMIT failed, and its frames may still be in the
-                # WAL: the files must stay until recovery has sealed the catalogue.
+                # Ctrl-C may have come after SQLite committed. If not, the COMMIT failed, and its frames may still be
+                # in the WAL: the files must stay until recovery has sealed the catalogue.
                 if self._catalog.newest_commit() == self.commit:
                     self.state = TransactionState.COMMITTED
                 return
-            for array, writer in (("experts", self._experts), ("keys", self._keys)):
+            for writer in (self._experts, self._keys):
                 writer.abandon()
-                self._files.unlink(temporary_path(self._directory / array / ZARR_JSON))
+                self._files.unlink(temporary_path(self._directory / writer.array / ZARR_JSON))
             self.state = TransactionState.ABANDONED
         except (MomeError, OSError) as failure:
             error.add_note(f"undoing the transaction failed too ({failure}); the next one removes what is left")

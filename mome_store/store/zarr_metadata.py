@@ -7,12 +7,13 @@ arrays. The catalogue holds the truth; these files must agree with it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mome_store.errors import DamagedStoreError, FormatVersionError, StoreNotFoundError
+from mome_store.errors import DamagedStoreError, FormatVersionError, ReadError, StoreNotFoundError
+from mome_store.store.checksum import canonical_json
 from mome_store.store.schema import ExpertSchema
 
 FORMAT_VERSION = 1
@@ -95,26 +96,44 @@ def array_metadata(layout: StoreLayout, array: ArrayName, rows: int) -> bytes:
 def read_attributes(directory: Path) -> dict[str, Any]:
     """`attributes.mome` of the store at `directory`.
 
-    Raises StoreNotFoundError where no store is, FormatVersionError for a newer one, DamagedStoreError for a broken file.
+    Raises StoreNotFoundError where no store is, FormatVersionError for a newer one, DamagedStoreError for damage.
     """
     path = directory / ZARR_JSON
     try:
         document = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise StoreNotFoundError(f"{directory}: no expert store is there ({_what_is_there(directory)})") from None
+    except OSError as error:
+        raise ReadError(path, 0, error.errno or 0) from error
     except ValueError as error:
         raise DamagedStoreError(ZARR_JSON, None, None, f"not JSON: {error}") from error
     attributes = _member(_member(document, "attributes"), "mome")
     if not isinstance(attributes, dict):
-        if (directory / "catalog.sqlite").exists():
-            raise DamagedStoreError(ZARR_JSON, None, None, "attributes.mome is missing")
-        raise StoreNotFoundError(f"{directory}: a Zarr group, but no expert store (it has no attributes.mome)")
+        raise StoreNotFoundError(
+            f"{directory}: holds Zarr data, but no expert store (zarr.json has no attributes.mome)"
+        )
     if attributes.get("format") != FORMAT_VERSION:
         raise FormatVersionError(directory, attributes.get("format"), FORMAT_VERSION)
     return attributes
 
 
-def metadata_problem(directory: Path, layout: StoreLayout, array: ArrayName, rows: int) -> str | None:
+def metadata_problems(directory: Path, layout: StoreLayout, rows: Mapping[ArrayName, int]) -> Iterator[tuple[str, str]]:
+    """(file, problem) for each `zarr.json` that disagrees with the catalogue: its layout, and the rows of each array.
+
+    Call it after the catalogue has been read, since the arrays grow before a commit, never after.
+    """
+    try:
+        if canonical_json(read_attributes(directory)) != canonical_json(layout.attributes()):
+            yield ZARR_JSON, "attributes.mome differs from what the catalogue says"
+    except DamagedStoreError as error:
+        yield error.file, error.problem
+    for array in ARRAYS:
+        problem = _array_problem(directory, layout, array, rows[array])
+        if problem is not None:
+            yield f"{array}/{ZARR_JSON}", problem
+
+
+def _array_problem(directory: Path, layout: StoreLayout, array: ArrayName, rows: int) -> str | None:
     """What is wrong with an array's zarr.json, which must describe at least `rows` rows, or None.
 
     More rows are fine: a commit that never happened may have grown the file.

@@ -1,0 +1,137 @@
+"""Is a store whole? Finds all damage, not just the first, and never changes anything.
+
+Fast: the catalogue against its checksums and SQLite's own rules, the `zarr.json` files, every shard's size and index.
+Deep: also every live record's trailer and checksum, and every shard's keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mome_store.errors import DamagedStoreError, ReadError
+from mome_store.store.catalog import CatalogState, integrity_problems, load_memories, load_state
+from mome_store.store.expert_store import find_store
+from mome_store.store.record import record_problem
+from mome_store.store.shard import Shard
+from mome_store.store.zarr_metadata import metadata_problems
+
+_FOUND = (DamagedStoreError, ReadError)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is not as committed. `row` and `expert_id` are None where the damage is not that small."""
+
+    file: str
+    row: int | None
+    expert_id: int | None
+    problem: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """ok: nothing is damaged. commit: the one that was checked, None when the catalogue can't be read."""
+
+    ok: bool
+    commit: int | None
+    damage: tuple[Damage, ...]
+
+
+def verify(path: Path | str, deep: bool = False) -> VerifyReport:
+    """Checks the newest commit of the store at `path`.
+
+    Raises StoreNotFoundError where no store is and FormatVersionError for a newer one; damage is reported, not raised.
+    """
+    directory = Path(path)
+    damage: list[Damage] = []
+    state: CatalogState | None = None
+    try:
+        find_store(directory)
+        damage += [Damage("catalog.sqlite", None, None, problem) for problem in integrity_problems(directory)]
+    except _FOUND as error:
+        damage.append(_damage(error))
+    try:
+        state = load_state(directory)
+    except _FOUND as error:
+        damage.append(_damage(error))
+    if state is not None:
+        damage += [
+            Damage(file, None, None, problem)
+            for file, problem in metadata_problems(directory, state.layout, state.rows())
+        ]
+        damage += _memory_damage(directory, state.groups[:, 3])
+        damage += _shard_damage(directory, state, deep)
+    found = tuple(dict.fromkeys(damage))
+    return VerifyReport(ok=not found, commit=None if state is None else state.commit.id, damage=found)
+
+
+def _memory_damage(directory: Path, ids: NDArray[np.int64]) -> Iterator[Damage]:
+    ids = ids[ids != 0]
+    for start in range(0, len(ids), 1000):
+        page = ids[start : start + 1000]
+        if not any(_unreadable(directory, page)):
+            continue
+        for i in range(len(page)):
+            yield from _unreadable(directory, page[i : i + 1])
+
+
+def _unreadable(directory: Path, ids: NDArray[np.int64]) -> Iterator[Damage]:
+    try:
+        for _ in load_memories(directory, ids):
+            pass
+    except _FOUND as error:
+        yield _damage(error)
+
+
+def _shard_damage(directory: Path, state: CatalogState, deep: bool) -> Iterator[Damage]:
+    for row in state.shards:
+        try:
+            shard = Shard(directory, state.layout, row)
+        except _FOUND as error:
+            yield _damage(error)
+            continue
+        if deep:
+            with closing(shard):
+                yield from _record_damage(shard, state) if row.array == "experts" else _key_damage(shard, state)
+
+
+def _record_damage(shard: Shard, state: CatalogState) -> Iterator[Damage]:
+    for row, expert_id, group_id in _in_shard(state.experts, shard, state).tolist():
+        try:
+            problem = record_problem(state.layout.schema, shard.read_row(row), expert_id, group_id)
+        except _FOUND as error:
+            problem = str(error)
+        if problem is not None:
+            yield Damage(shard.file, row, expert_id, problem)
+
+
+def _key_damage(shard: Shard, state: CatalogState) -> Iterator[Damage]:
+    try:
+        shard.read_content()
+    except _FOUND as error:
+        yield _damage(error)
+    for row, _ in _in_shard(state.keys, shard, state).tolist():
+        try:
+            if not np.isfinite(np.frombuffer(shard.read_row(row), "<f4")).all():
+                yield Damage(shard.file, row, None, "the key is not finite")
+        except _FOUND as error:
+            yield _damage(error)
+
+
+def _in_shard(rows: NDArray[np.int64], shard: Shard, state: CatalogState) -> NDArray[np.int64]:
+    """The catalogue's rows (array row first, ascending) that lie in `shard`."""
+    first = shard.info.first_row
+    start, stop = np.searchsorted(rows[:, 0], [first, first + state.layout.rows_per_shard])
+    return rows[start:stop]
+
+
+def _damage(error: DamagedStoreError | ReadError) -> Damage:
+    if isinstance(error, DamagedStoreError):
+        return Damage(error.file, error.row, error.expert_id, error.problem)
+    return Damage(error.path, None, None, str(error))
