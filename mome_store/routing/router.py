@@ -109,8 +109,8 @@ class Router:
             route.scores[i] = best.score
             route.opened[i] = best.score >= self.threshold and candidates.lead >= self.margin
             if route.opened[i]:
-                experts = np.asarray(self._snapshot.group(best.group_id).expert_ids, np.int64)
-                expert_ids[i], weights[i] = experts, np.ones(len(experts), np.float32)
+                expert_ids[i] = self._experts_of(best.group_id)
+                weights[i] = np.ones(len(expert_ids[i]), np.float32)
                 group_ids[i] = (best.group_id,)
         return Route(tuple(expert_ids), tuple(weights), tuple(group_ids), route.scores, route.opened)
 
@@ -132,10 +132,16 @@ class Router:
             tuple(Candidate(group, score) for group, score in best.items()), scores[-1].item() if unseen else -np.inf
         )
 
+    def _experts_of(self, group_id: int) -> NDArray[np.int64]:
+        # snapshot.group() would read the memory's text from the catalogue as well: too slow for every query
+        first, last = np.searchsorted(self._expert_groups, [group_id, group_id + 1])
+        return self._expert_ids[first:last]
+
     def _load(self, snapshot: Snapshot) -> None:
         keys, self._key_groups = snapshot.keys()
         self._index = load_or_build_index(snapshot.path, snapshot.commit, keys)
-        self._snapshot = snapshot
+        by_group = np.argsort(snapshot.expert_groups, kind="stable")
+        self._expert_ids, self._expert_groups = snapshot.expert_ids[by_group], snapshot.expert_groups[by_group]
         stored: Mapping[str, Any] = snapshot.meta("router", {})
         threshold, margin = self._asked
         self.threshold = float(stored.get("threshold", DEFAULT_THRESHOLD) if threshold is None else threshold)

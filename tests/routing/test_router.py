@@ -17,11 +17,6 @@ from mome_store.routing import Route, Router
 DIM = 16
 
 
-@dataclass(frozen=True)
-class FakeGroup:
-    expert_ids: NDArray[np.int64]
-
-
 @dataclass
 class FakeSnapshot:
     """What a router uses of a snapshot."""
@@ -40,8 +35,14 @@ class FakeSnapshot:
     def keys(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         return self.vectors, self.groups
 
-    def group(self, group_id: int) -> FakeGroup:
-        return FakeGroup(np.array([10 * group_id, 10 * group_id + 1], np.int64))
+    @property
+    def expert_groups(self) -> NDArray[np.int64]:
+        return np.tile(np.unique(self.groups), 2)
+
+    @property
+    def expert_ids(self) -> NDArray[np.int64]:
+        """Group g has the experts 10 g and 10 g + 1."""
+        return 10 * self.expert_groups + np.repeat([0, 1], len(self.expert_groups) // 2)
 
     def meta(self, name: str, default: Any = None) -> Any:
         return self.metas.get(name, default)
