@@ -2,6 +2,6 @@
 
 from mome_store.routing.encoder import QueryEncoder, SentenceEncoder
 from mome_store.routing.route import Route
-from mome_store.routing.router import Candidate, Candidates, Router
+from mome_store.routing.router import Candidate, Router
 
-__all__ = ["Candidate", "Candidates", "QueryEncoder", "Route", "Router", "SentenceEncoder"]
+__all__ = ["Candidate", "QueryEncoder", "Route", "Router", "SentenceEncoder"]

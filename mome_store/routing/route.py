@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,17 @@ class Route:
 
     def __len__(self) -> int:
         return len(self.expert_ids)
+
+    def select(self, sequences: Sequence[int]) -> Route:
+        """The route of some of the sequences, in the order given."""
+        rows = list(sequences)
+        return Route(
+            expert_ids=tuple(self.expert_ids[i] for i in rows),
+            weights=tuple(self.weights[i] for i in rows),
+            group_ids=tuple(self.group_ids[i] for i in rows),
+            scores=self.scores[rows],
+            opened=self.opened[rows],
+        )
 
     @classmethod
     def shut(cls, n: int) -> Route:

@@ -86,8 +86,9 @@ def open_router(
         (unit(0.8, 0, 0.2), True),
         (unit(0.2, 0.8, 0.2), True),  # the group's other key
         (unit(0.69, 0, 0.2), False),  # below the threshold
-        (unit(0.7, 0.7, 0.1), True),  # the runner-up is a key of the same group
-        (unit(0.705, 0, 0.65), False),  # not far enough ahead
+        (unit(0.701, 0.7, 0.1), True),  # another key of the same group is no rival
+        (unit(0.72, 0, 0.61), True),  # just far enough ahead
+        (unit(0.72, 0, 0.63), False),
     ],
 )
 def test_the_gate_opens_only_where_score_and_lead_suffice(
@@ -124,18 +125,36 @@ def test_the_winner_is_that_of_an_exhaustive_search(tmp_path: Path) -> None:
     for query, found in zip(queries, router.score(list(table)), strict=True):
         best = {group: (vectors[groups == group] @ query).max() for group in set(groups.tolist())}
         ranked = sorted(best, key=best.__getitem__, reverse=True)
-        assert found.groups[0].group_id == ranked[0]
-        assert found.groups[0].score == pytest.approx(best[ranked[0]], abs=1e-6)
-        assert found.lead == pytest.approx(best[ranked[0]] - best[ranked[1]], abs=1e-6)
+        assert [candidate.group_id for candidate in found[:2]] == ranked[:2]
+        assert found[0].score == pytest.approx(best[ranked[0]], abs=1e-6)
+        assert all(vectors[candidate.key] @ query == pytest.approx(candidate.score, abs=1e-6) for candidate in found)
 
 
-def test_a_group_that_fills_the_whole_top_k_leads_only_by_what_was_seen(tmp_path: Path) -> None:
-    # 40 keys of group 1 outrank group 2's only key: the lead over what was not looked at counts from the last one seen
-    vectors = np.stack([unit(1 - i / 1000) for i in range(40)] + [unit(0.9)])
-    router = open_router(FakeSnapshot(tmp_path, vectors, np.array([1] * 40 + [2])), {"q": unit(1.0)})
+@pytest.mark.parametrize("likeness", [0.0, 0.6, 0.99])
+def test_the_lead_is_the_share_of_the_way_from_a_tie_to_the_key_however_alike_two_facts_are(
+    tmp_path: Path, likeness: float
+) -> None:
+    key, rival = unit(1.0), unit(likeness)
+    tie = (key + rival) / np.linalg.norm(key + rival)
+    table = {"key": key, "tie": tie, "between": (key + tie) / 2}
+    router = open_router(FakeSnapshot(tmp_path, np.stack([key, rival]), np.array([1, 2])), table)
+    at_key, at_tie, between = (router.lead(found) for found in router.score(["key", "tie", "between"]))
+    assert at_key == pytest.approx(1, abs=1e-4)
+    assert at_tie == pytest.approx(0, abs=1e-4)
+    assert between == pytest.approx(0.5, abs=1e-4)
+
+
+def test_two_groups_with_the_same_key_never_open(tmp_path: Path) -> None:
+    same = FakeSnapshot(tmp_path, np.stack([unit(0.6, 0.5)] * 2), np.array([1, 2]))
+    assert not open_router(same, {"q": unit(0.6, 0.5)}).route(["q"]).opened[0]
+
+
+def test_a_group_that_fills_the_whole_top_k_does_not_hide_its_rival(tmp_path: Path) -> None:
+    vectors = np.stack([unit(1 - i / 1000) for i in range(400)] + [unit(0.5)])
+    router = open_router(FakeSnapshot(tmp_path, vectors, np.array([1] * 400 + [2])), {"q": unit(1.0)})
     (found,) = router.score(["q"])
-    assert [candidate.group_id for candidate in found.groups] == [1]
-    assert found.lead == pytest.approx(31 / 1000, abs=1e-6)
+    assert [candidate.group_id for candidate in found] == [1, 2]
+    assert found[1].score == pytest.approx(0.5, abs=1e-6)
 
 
 def test_the_only_group_of_a_store_needs_no_lead(tmp_path: Path) -> None:
