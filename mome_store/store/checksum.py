@@ -23,7 +23,7 @@ def crc32c(data: bytes | NDArray[np.uint8], crc: int = 0) -> int:
 
 
 def canonical_json(value: object) -> str:
-    """The one JSON text of `value`: sorted keys, no spaces. Raises ValueError (NaN too) or TypeError where it has none."""
+    """The one JSON text of `value`: sorted keys, no spaces. Raises ValueError or TypeError where it has none."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

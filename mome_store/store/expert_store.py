@@ -1,7 +1,7 @@
 """A store on disk: create it, open it for reading or as its one writer, change it, take snapshots of it.
 
-A handle is for one thread at a time. A writer must not be used in a forked child, and refuses there: SQLite's connection
-does not survive a fork, and parent and child share the flock. Reading handles and snapshots may cross a fork.
+A handle is for one thread at a time. A writer refuses to be used in a forked child: SQLite's connection does not survive
+a fork, and parent and child share the flock. Reading handles and snapshots may cross a fork.
 """
 
 from __future__ import annotations

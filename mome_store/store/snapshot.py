@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mome_store.errors import DamagedStoreError, UnknownIdError
+from mome_store.errors import ClosedError, DamagedStoreError, UnknownIdError
 from mome_store.store.catalog import ACTIVATIONS, MODES, CatalogState, load_memories
 from mome_store.store.memory import Memory
 from mome_store.store.record import decode_record, record_problem
@@ -63,6 +63,7 @@ class Snapshot:
         self.expert_rows, self.expert_ids, self.expert_groups = (_frozen(column) for column in by_id.T)
         self.group_ids, self._modes, self._activations, self._memory_ids = (_frozen(c) for c in state.groups.T)
         self.key_rows, self._key_groups = (_frozen(column) for column in state.keys.T)
+        self._closed = False
         self._shards: dict[tuple[ArrayName, int], Shard] = {}
         with ExitStack() as opened:
             for row in state.shards:
@@ -73,8 +74,8 @@ class Snapshot:
 
     def close(self) -> None:
         """Closes the shards' files. What was read before stays valid."""
+        self._closed = True
         self._opened.close()
-        self._shards.clear()
 
     def __enter__(self) -> Snapshot:
         return self
@@ -87,7 +88,7 @@ class Snapshot:
     @property
     def shards(self) -> tuple[ShardInfo, ...]:
         """Every shard of this commit, experts first, numbers ascending."""
-        return tuple(shard.info for shard in self._shards.values())
+        return tuple(shard.info for shard in self._open_shards().values())
 
     def meta(self, name: str, default: Any = None) -> Any:
         """The value that `Transaction.set_meta` gave `name`, or `default`."""
@@ -97,7 +98,7 @@ class Snapshot:
         """The record of a live expert, its trailer and checksum checked: bytes [record_bytes]."""
         at = self._expert_index(expert_id)
         row = int(self.expert_rows[at])
-        shard = self._shards["experts", row // self.rows_per_shard]
+        shard = self._open_shards()["experts", row // self.rows_per_shard]
         record = shard.read_row(row)
         problem = record_problem(self.schema, record, expert_id, int(self.expert_groups[at]))
         if problem is not None:
@@ -128,7 +129,7 @@ class Snapshot:
     def keys(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The live keys float32 [m, key_dim] and their groups int64 [m], in row order; their checksum is checked."""
         keys = np.empty((len(self.key_rows), self.key_dim), dtype=np.float32)
-        for shard in self._shards.values():
+        for shard in self._open_shards().values():
             info = shard.info
             if info.array == "keys":
                 first, last = np.searchsorted(self.key_rows, [info.first_row, info.first_row + self.rows_per_shard])
@@ -142,6 +143,11 @@ class Snapshot:
         """(group id, memory) of every live group that has one, ids ascending."""
         having = self._memory_ids != 0
         yield from zip(self.group_ids[having].tolist(), load_memories(self.path, self._memory_ids[having]), strict=True)
+
+    def _open_shards(self) -> dict[tuple[ArrayName, int], Shard]:
+        if self._closed:
+            raise ClosedError(f"{self.path}: the snapshot of commit {self.commit} is closed")
+        return self._shards
 
     def _expert_index(self, expert_id: int) -> int:
         at = int(np.searchsorted(self.expert_ids, expert_id))

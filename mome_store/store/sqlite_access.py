@@ -3,11 +3,11 @@
 The file is in WAL mode. SQLite lets a read-only connection open such a file only where it may create or find the `-wal`
 and `-shm` files, so a store in a read-only directory would not open. A reader here therefore looks first:
 
-* No `-wal` beside the file: no writer lives and nothing waits to be recovered, so the file alone is the catalogue. It
-  is opened `immutable`: no locks, no files made. Should a writer come meanwhile, the file's time stamp changes or a
-  `-wal` appears; the result is then thrown away and read again.
-* A `-wal` is there: a writer lives, or died. SQLite's own protocol is used, which shares `-shm` with the writer
-  or, where nobody lives and nothing may be written, rebuilds the WAL's index in private memory.
+* `-shm` is there: a writer lives, or died lately. SQLite's own protocol is used, which shares `-shm` with the writer or,
+  where nobody lives and nothing may be written, rebuilds the WAL's index in private memory.
+* There is none: nobody writes, since every connection in WAL mode needs it. The file, and the `-wal` that a dead writer
+  may have left, are read without locks and without making files. Should a writer come meanwhile, `-shm` appears or a
+  file's time stamp changes; the result is then thrown away and read again.
 
 Never open() the file by other means in this process: POSIX drops all of a process's locks on a file when it closes any
 descriptor of it, SQLite's included.
@@ -19,6 +19,7 @@ import errno
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,47 +62,66 @@ def read(path: Path, query: Callable[[sqlite3.Connection], T]) -> T:
     """`query`'s result, from one consistent state of the catalogue at `path`. `query` may be called several times."""
     for _ in range(_ATTEMPTS):
         before = _state(path)
-        if before is None:
-            break
         try:
-            result = _read_once(path, "mode=ro&immutable=1", query)
+            result = _read_once(path, before, query)
         except MomeError:
             if _state(path) == before:
                 raise
             continue
-        if _state(path) == before:
+        if before.shared or _state(path) == before:
             return result
-    return _read_once(path, "mode=ro", query)
+    raise ReadError(path, 0, errno.EAGAIN)
 
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into those of mome_store."""
+    """Turns what SQLite finds into errors of mome_store; wrong use of SQLite stays what it is."""
     try:
         yield
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+        raise
     except sqlite3.Error as error:
         raise _translate(path, error) from error
 
 
-def _read_once(path: Path, parameters: str, query: Callable[[sqlite3.Connection], T]) -> T:
-    with translated(path):
-        connection = sqlite3.connect(f"{_uri(path)}?{parameters}", uri=True, isolation_level=None, timeout=BUSY_SECONDS)
-        with closing(connection):
-            connection.execute("BEGIN")
-            return query(connection)
+@dataclass(frozen=True)
+class _State:
+    """What tells one state of the catalogue's files from another: inode, size and time of each; None: not there."""
+
+    database: tuple[int, int, int]
+    wal: tuple[int, int, int] | None
+    shared: bool
 
 
-def _state(path: Path) -> tuple[int, int, int] | None:
-    """Inode, size and time of the file when it alone is the catalogue; None when a WAL lies beside it."""
+def _state(path: Path) -> _State:
+    try:
+        database, wal, shared = (_stat(path.with_name(path.name + suffix)) for suffix in ("", "-wal", "-shm"))
+    except OSError as error:
+        raise ReadError(path, 0, error.errno or errno.EIO) from error
+    if database is None:
+        raise DamagedStoreError(path.name, None, None, "the catalogue is missing")
+    return _State(database, wal, shared is not None)
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise DamagedStoreError(path.name, None, None, "the catalogue is missing") from None
-    except OSError as error:
-        raise ReadError(path, 0, error.errno or errno.EIO) from error
-    if path.with_name(path.name + "-wal").exists():
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _read_once(path: Path, state: _State, query: Callable[[sqlite3.Connection], T]) -> T:
+    parameters = "mode=ro"
+    if not state.shared:
+        parameters += "&immutable=1" if state.wal is None else "&vfs=unix-none"
+    with translated(path):
+        connection = sqlite3.connect(f"{_uri(path)}?{parameters}", uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+        with closing(connection):
+            if "unix-none" in parameters:
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # keeps the WAL's index in private memory
+            connection.execute("BEGIN")
+            return query(connection)
 
 
 def _uri(path: Path) -> str:
