@@ -1,0 +1,42 @@
+"""The `mome` command: which commands there are, and how an error leaves the process."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from mome_store.errors import MomeError
+from mome_tools.commands import ask, bench, evaluate, memorize, stores
+from mome_tools.output import note, show_warnings_as_notes
+
+app = typer.Typer(
+    help="A memory of trained facts for a frozen language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(memorize.memorize)
+app.command()(ask.ask)
+app.command("eval")(evaluate.evaluate)
+app.command()(stores.forget)
+app.command()(stores.inspect)
+app.command()(stores.verify)
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """Entry point. Exit code 0, 1 for an error (one line on stderr), 2 for wrong usage, 130 for Ctrl-C."""
+    show_warnings_as_notes()
+    try:
+        app()
+    except MomeError as error:
+        note(f"error: {error}")
+        sys.exit(1)
+    except OSError as error:
+        note(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of `mome`, one module per family."""

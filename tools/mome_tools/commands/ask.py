@@ -1,0 +1,74 @@
+"""`mome ask`: a question to a store, or a prompt for many."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mome_tools.commands.stores import StoreOption
+from mome_tools.output import JsonOption, note, print_json, print_text
+
+if TYPE_CHECKING:
+    from mome_store.modeling import Answer, MemoryModel
+
+
+def ask(
+    store: StoreOption,
+    question: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="Without one: a prompt.")] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 128,
+    json: JsonOption = False,
+) -> None:
+    """Answer from the store, or as the base model alone where the store holds nothing on it."""
+    memory = _open(store)
+    with memory:
+        if question is not None:
+            _answer(memory, question, max_new_tokens, json)
+            return
+        terminal = sys.stdin.isatty()
+        if terminal:
+            note(f"{len(memory.snapshot.group_ids)} facts in {store}; an empty line or Ctrl-D ends")
+        while line := _next_question(terminal):
+            _answer(memory, line, max_new_tokens, json)
+
+
+def _open(store: Path) -> MemoryModel:
+    from mome_store.modeling import MemoryModel
+
+    return MemoryModel.from_pretrained(store=store)
+
+
+def _next_question(terminal: bool) -> str:
+    """The next line of stdin, "" at its end."""
+    if not terminal:
+        return sys.stdin.readline().strip()
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
+
+
+def _answer(memory: MemoryModel, question: str, max_new_tokens: int, json: bool) -> None:
+    answer = memory.generate([question], max_new_tokens=max_new_tokens)[0]
+    used = _memory_used(answer)
+    if json:
+        print_json({"question": question, "answer": answer.text, "memory": used})
+        return
+    print_text(answer.text)
+    if used is None:
+        note("  (base model: the store holds nothing on this)")
+    else:
+        note(f"  (memory {used['group_id']}, score {used['score']:.2f}: {used['question']})")
+
+
+def _memory_used(answer: Answer) -> dict[str, Any] | None:
+    """The contract's `memory` field: which group answered, or None where the gate stayed shut."""
+    if not answer.route.opened[0]:
+        return None
+    return {
+        "group_id": answer.route.group_ids[0][0],
+        "score": round(float(answer.route.scores[0]), 4),
+        "question": None if answer.memory is None else answer.memory.question,
+    }

@@ -1,0 +1,97 @@
+"""`mome memorize`: facts from a file into a store, made if need be."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mome_store.errors import FactError, SchemaError
+from mome_tools.commands.stores import StoreOption
+from mome_tools.output import JsonOption, bytes_text, note, print_fields, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from mome_store.tuning import TuningProgress, TuningReport
+    from mome_store.tuning.facts import Fact
+
+
+class Mode(StrEnum):
+    """How a store's experts are grouped."""
+
+    OWNED = "owned"
+    POOL = "pool"
+
+
+def memorize(
+    facts_file: Annotated[Path, typer.Argument(metavar="FACTS.jsonl", help="One fact a line.")],
+    store: StoreOption,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="M", help="Base model of a new store: a folder or hub id.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", metavar="E", help="Sentence encoder of a new store: a folder.")
+    ] = None,
+    mode: Annotated[Mode, typer.Option("--mode", help="owned: each fact has its own experts.")] = Mode.OWNED,
+    json: JsonOption = False,
+) -> None:
+    """Train the model's memory until it says each answer exactly. Running it again continues where it stopped."""
+    from mome_store.tuning.facts import load_facts
+
+    if mode is Mode.POOL:
+        raise SchemaError("--mode pool is not supported yet; leave it out")
+    facts = load_facts(facts_file)
+    _refuse_unknowns(facts)
+    try:
+        report = _tune(facts, store, model, encoder)
+    except KeyboardInterrupt:
+        note(f"interrupted: what was committed to {store} stands; the same command continues from there")
+        raise typer.Exit(130) from None
+    for failed in report.failed:
+        line = "" if failed.fact.line is None else f"line {failed.fact.line}: "
+        note(f"not memorized: {line}{failed.reason}: {failed.fact.question}")
+    result = {
+        "facts": report.facts,
+        "memorized": report.memorized,
+        "failed": len(report.failed),
+        "seconds": round(report.seconds, 3),
+        "seconds_per_fact": round(report.seconds_per_fact, 4),
+        "bytes_per_fact": report.bytes_per_fact,
+    }
+    if json:
+        print_json(result)
+    else:
+        print_fields(result | {"bytes_per_fact": bytes_text(report.bytes_per_fact)})
+
+
+def _refuse_unknowns(facts: list[Fact]) -> None:
+    """Raise FactError for the first fact without an answer: there is nothing to train."""
+    for fact in facts:
+        if fact.answer is None:
+            raise FactError(fact.line, f"{fact.question!r} has no answer to memorize (answer: null is for `mome eval`)")
+
+
+def _tune(facts: list[Fact], path: Path, model: str | None, encoder: str | None) -> TuningReport:
+    with progress_bar() as progress:
+        task = progress.add_task("loading", total=len(facts), note="")
+
+        from mome_store.errors import StoreNotFoundError
+        from mome_store.modeling import MemoryModel
+        from mome_store.routing import SentenceEncoder
+        from mome_store.store import ExpertStore
+        from mome_store.tuning import MemoryTuner, create_store
+
+        def show(state: TuningProgress) -> None:
+            words = f"{state.in_flight} in training, {state.failed} failed"
+            progress.update(task, description="memorizing", completed=state.done, total=state.total, note=words)
+
+        try:
+            store = ExpertStore.open(path, mode="r+")
+        except StoreNotFoundError:
+            create_store(path, model, encoder)
+            store = ExpertStore.open(path, mode="r+")
+        with store:
+            named = None if encoder is None else SentenceEncoder(encoder)
+            with MemoryModel.from_pretrained(model, store=store, encoder=named) as memory:
+                return MemoryTuner(memory).memorize(facts, on_progress=show)
