@@ -1,7 +1,7 @@
 """A store on disk: create it, open it for reading or as its one writer, change it, take snapshots of it.
 
-A handle is for one thread at a time. A writer refuses to be used in a forked child: SQLite's connection does not survive
-a fork, and parent and child share the flock. Reading handles and snapshots may cross a fork.
+A handle is for one thread at a time. A writer refuses to be used in a forked child: SQLite's connection does not
+survive a fork, and parent and child share the flock. Reading handles and snapshots may cross a fork.
 """
 
 from __future__ import annotations
@@ -103,15 +103,15 @@ class ExpertStore:
         if mode not in ("r", "r+"):
             raise ValueError(f"mode must be 'r' or 'r+', found {mode!r}")
         directory = Path(path)
-        find_store(directory)
+        attributes = find_store(directory)
         if mode == "r":
-            return cls(directory, _checked_layout(directory), None)
+            return cls(directory, _checked_layout(directory, attributes), None)
         for written in (directory, *(directory / array / "c" for array in ARRAYS)):
             if written.exists() and not os.access(written, os.W_OK | os.X_OK):
                 raise StoreReadOnlyError(f"{written}: can't be written; open with mode='r'")
         lock = WriterLock(directory)
         try:
-            layout = _checked_layout(directory)
+            layout = _checked_layout(directory, attributes)
             return cls(directory, layout, _Writer(directory, layout, lock, files or FileOperations()))
         except BaseException:
             lock.release()
@@ -215,13 +215,13 @@ class _Writer:
                     self._files.unlink(path)
 
 
-def find_store(directory: Path) -> None:
-    """Returns when a store of a known format is there.
+def find_store(directory: Path) -> dict[str, Any]:
+    """The attributes of the store that is at `directory`.
 
     Raises StoreNotFoundError, FormatVersionError, and DamagedStoreError where there is a store without its `zarr.json`.
     """
     try:
-        read_attributes(directory)
+        return read_attributes(directory)
     except StoreNotFoundError:
         if (directory / CATALOG_NAME).exists() and not is_unfinished(directory):
             raise DamagedStoreError(
@@ -230,10 +230,10 @@ def find_store(directory: Path) -> None:
         raise
 
 
-def _checked_layout(directory: Path) -> StoreLayout:
+def _checked_layout(directory: Path, attributes: Mapping[str, Any]) -> StoreLayout:
     """The catalogue's layout, once the three `zarr.json` agree with it."""
     state = load_state(directory)
-    for file, problem in metadata_problems(directory, state.layout, state.rows()):
+    for file, problem in metadata_problems(directory, attributes, state.layout, state.rows()):
         raise DamagedStoreError(file, None, None, problem)
     return state.layout
 

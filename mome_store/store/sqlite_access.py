@@ -3,8 +3,8 @@
 The file is in WAL mode. SQLite lets a read-only connection open such a file only where it may create or find the `-wal`
 and `-shm` files, so a store in a read-only directory would not open. A reader here therefore looks first:
 
-* `-shm` is there: a writer lives, or died lately. SQLite's own protocol is used, which shares `-shm` with the writer or,
-  where nobody lives and nothing may be written, rebuilds the WAL's index in private memory.
+* `-shm` is there: a writer lives, or died lately. SQLite's own protocol is used, which shares `-shm` with the writer
+  or, where nobody lives and nothing may be written, rebuilds the WAL's index in private memory.
 * There is none: nobody writes, since every connection in WAL mode needs it. The file, and the `-wal` that a dead writer
   may have left, are read without locks and without making files. Should a writer come meanwhile, `-shm` appears or a
   file's time stamp changes; the result is then thrown away and read again.

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mome_store.errors import DamagedStoreError, ReadError
-from mome_store.store.catalog import CatalogState, integrity_problems, load_memories, load_state
+from mome_store.store.catalog import CATALOG_NAME, CatalogState, integrity_problems, load_memories, load_state
 from mome_store.store.expert_store import find_store
 from mome_store.store.record import record_problem
 from mome_store.store.shard import Shard
@@ -50,25 +51,24 @@ def verify(path: Path | str, deep: bool = False) -> VerifyReport:
     """
     directory = Path(path)
     damage: list[Damage] = []
+    attributes: dict[str, Any] | None = None
     state: CatalogState | None = None
     try:
-        find_store(directory)
-        damage += [Damage("catalog.sqlite", None, None, problem) for problem in integrity_problems(directory)]
+        attributes = find_store(directory)
     except _FOUND as error:
         damage.append(_damage(error))
     try:
+        damage += [Damage(CATALOG_NAME, None, None, problem) for problem in integrity_problems(directory)]
         state = load_state(directory)
     except _FOUND as error:
         damage.append(_damage(error))
     if state is not None:
-        damage += [
-            Damage(file, None, None, problem)
-            for file, problem in metadata_problems(directory, state.layout, state.rows())
-        ]
+        if attributes is not None:
+            problems = metadata_problems(directory, attributes, state.layout, state.rows())
+            damage += [Damage(file, None, None, problem) for file, problem in problems]
         damage += _memory_damage(directory, state.groups[:, 3])
         damage += _shard_damage(directory, state, deep)
-    found = tuple(dict.fromkeys(damage))
-    return VerifyReport(ok=not found, commit=None if state is None else state.commit.id, damage=found)
+    return VerifyReport(ok=not damage, commit=None if state is None else state.commit.id, damage=tuple(damage))
 
 
 def _memory_damage(directory: Path, ids: NDArray[np.int64]) -> Iterator[Damage]:

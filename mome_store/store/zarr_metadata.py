@@ -117,16 +117,16 @@ def read_attributes(directory: Path) -> dict[str, Any]:
     return attributes
 
 
-def metadata_problems(directory: Path, layout: StoreLayout, rows: Mapping[ArrayName, int]) -> Iterator[tuple[str, str]]:
-    """(file, problem) for each `zarr.json` that disagrees with the catalogue: its layout, and the rows of each array.
+def metadata_problems(
+    directory: Path, attributes: Mapping[str, Any], layout: StoreLayout, rows: Mapping[ArrayName, int]
+) -> Iterator[tuple[str, str]]:
+    """(file, problem) for each `zarr.json` that disagrees with the catalogue, in its layout or in its rows.
 
-    Call it after the catalogue has been read, since the arrays grow before a commit, never after.
+    attributes: as read from the root. Call it after the catalogue has been read, since the arrays grow before a
+    commit, never after.
     """
-    try:
-        if canonical_json(read_attributes(directory)) != canonical_json(layout.attributes()):
-            yield ZARR_JSON, "attributes.mome differs from what the catalogue says"
-    except DamagedStoreError as error:
-        yield error.file, error.problem
+    if canonical_json(attributes) != canonical_json(layout.attributes()):
+        yield ZARR_JSON, "attributes.mome differs from what the catalogue says"
     for array in ARRAYS:
         problem = _array_problem(directory, layout, array, rows[array])
         if problem is not None:

@@ -21,7 +21,7 @@ Expert = dict[str, tuple[NDArray[Any], NDArray[Any]]]
 
 @dataclass
 class Oracle:
-    """A store's expected content: group id -> what was added. `add` and `remove` change the store's transaction and it."""
+    """What must be in a store: group id -> what was added. Its changes go to a transaction and to itself alike."""
 
     seed: int = 0
     schema: ExpertSchema = field(

@@ -108,7 +108,9 @@ def test_for_model_orders_by_layer_and_reads_linear_and_conv1d() -> None:
     modules: dict[str, Any] = {}
     for layer in layers:
         modules |= {f"h.{layer}.mlp.up": linear, f"h.{layer}.mlp.down": conv1d, f"h.{layer}.not_mlp.down": conv1d}
-    schema = ExpertSchema.for_model(FakeModel(modules), ["mlp.down", "up"], layers=range(2, 11), rank=2, dtype="float32")
+    schema = ExpertSchema.for_model(
+        FakeModel(modules), ["mlp.down", "up"], layers=range(2, 11), rank=2, dtype="float32"
+    )
     assert list(schema.modules.items()) == [
         ("h.2.mlp.up", (16, 8)),
         ("h.2.mlp.down", (8, 24)),

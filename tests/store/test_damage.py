@@ -1,0 +1,222 @@
+"""Damage to any file gives exact data or a typed error, never other data; `verify` lists all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mome_store.errors import DamagedStoreError, FormatVersionError, MomeError, StoreNotFoundError
+from mome_store.store import ExpertStore, verify
+
+FLIPS_PER_FILE = 60
+
+
+def flip(file: Path, bit: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(content)
+
+
+def read_everything(path: Path) -> list[Any]:
+    with ExpertStore.open(path) as store, store.snapshot() as snapshot:
+        keys, groups = snapshot.keys()
+        return [
+            snapshot.commit,
+            store.schema,
+            store.base_model,
+            snapshot.expert_ids.tolist(),
+            [snapshot.read_record(i) for i in snapshot.expert_ids.tolist()],
+            [repr(snapshot.group(i)) for i in snapshot.group_ids.tolist()],
+            keys.tobytes(),
+            groups.tolist(),
+            list(snapshot.memories()),
+            snapshot.meta("router"),
+        ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["zarr.json", "experts/zarr.json", "keys/zarr.json", "catalog.sqlite", "experts/c/1/0", "keys/c/3/0", "LOCK"],
+)
+def test_a_flipped_bit_never_passes_for_data(filled: Path, name: str) -> None:
+    expected = read_everything(filled)
+    original = (filled / name).read_bytes()
+    bits = np.random.default_rng(0).permutation(8 * len(original))[:FLIPS_PER_FILE].tolist()
+    seen = 0
+    for bit in bits:
+        flip(filled / name, bit)
+        try:
+            assert read_everything(filled) == expected
+        except (DamagedStoreError, FormatVersionError, StoreNotFoundError):
+            seen += 1
+            with contextlib.suppress(FormatVersionError, StoreNotFoundError):
+                assert not verify(filled, deep=True).ok
+        (filled / name).write_bytes(original)
+    assert seen or name == "LOCK"
+    assert read_everything(filled) == expected
+
+
+CELLS = {
+    "commits": ["time_us", "next_group", "digest"],
+    "shards": ["rows", "bytes", "index_crc", "content_crc", "retired"],
+    "groups": ["mode", "activation", "memory", "retired"],
+    "experts": ["id", "group_id", "retired"],
+    "keys": ["group_id", "retired"],
+    "memories": ["name", "question", "paraphrases", "answer", "status", "nll", "tuned_at", "crc"],
+    "meta": ["name", "value", "retired"],
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table, columns in CELLS.items() for column in columns]
+)
+def test_a_changed_cell_of_the_catalogue_is_damage(filled: Path, table: str, column: str) -> None:
+    """SQLite does not notice; our checksums must."""
+    with sqlite3.connect(filled / "catalog.sqlite") as connection:
+        text = column in ("name", "question", "answer", "status", "tuned_at", "value", "paraphrases")
+        value = f"coalesce({column}, '') || 'x'" if text else f"coalesce({column}, 0) + 1"
+        connection.execute(f"UPDATE {table} SET {column} = {value} WHERE rowid = (SELECT max(rowid) FROM {table})") if (
+            table not in ("shards", "meta")
+        ) else connection.execute(
+            f"UPDATE {table} SET {column} = {value} WHERE created = (SELECT max(created) FROM {table})"
+        )
+    connection.close()
+    with pytest.raises(DamagedStoreError) as raised:
+        read_everything(filled)
+    assert raised.value.file == "catalog.sqlite"
+    assert not verify(filled).ok
+
+
+@pytest.mark.parametrize("table", ["commits", "shards", "groups", "experts", "keys", "memories", "meta"])
+def test_a_lost_row_of_the_catalogue_is_damage(filled: Path, table: str) -> None:
+    with sqlite3.connect(filled / "catalog.sqlite") as connection:
+        first = connection.execute(f"SELECT * FROM {table} WHERE true LIMIT 1").description[0][0]
+        condition = "retired IS NULL" if table not in ("commits", "memories") else "true"
+        connection.execute(f"DELETE FROM {table} WHERE {first} = (SELECT max({first}) FROM {table} WHERE {condition})")
+    connection.close()
+    with pytest.raises(DamagedStoreError):
+        read_everything(filled)
+    assert not verify(filled).ok
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 1)
+
+
+@pytest.mark.parametrize("name", ["experts/c/0/0", "keys/c/2/0"])
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, truncate, lambda file: os.truncate(file, 0)], ids=["gone", "cut", "empty"]
+)
+def test_a_missing_or_truncated_shard_is_named_when_a_snapshot_is_taken(
+    filled: Path, name: str, harm: Callable[[Path], None]
+) -> None:
+    harm(filled / name)
+    with ExpertStore.open(filled) as store, pytest.raises(DamagedStoreError) as raised:
+        store.snapshot()
+    assert raised.value.file == name and name in str(raised.value)
+
+
+def test_a_damaged_record_is_named_by_file_row_and_expert_and_the_others_stay_readable(
+    filled: Path, oracle: Any
+) -> None:
+    flip(filled / "experts/c/1/0", 8 * 5000)  # the second row of shard 1: array row 5, the sixth expert
+    with ExpertStore.open(filled) as store, store.snapshot() as snapshot:
+        with pytest.raises(DamagedStoreError) as raised:
+            snapshot.read_expert(6)
+        assert (raised.value.file, raised.value.row, raised.value.expert_id) == ("experts/c/1/0", 5, 6)
+        for expert_id in (1, 2, 3, 5, 7):
+            snapshot.read_expert(expert_id)
+
+
+def test_a_record_in_anothers_place_is_damage(filled: Path) -> None:
+    file = filled / "experts/c/0/0"
+    content = bytearray(file.read_bytes())
+    content[:4096], content[4096:8192] = content[4096:8192], content[:4096]
+    file.write_bytes(content)
+    with ExpertStore.open(filled) as store, store.snapshot() as snapshot:
+        for expert_id in (1, 2):
+            with pytest.raises(DamagedStoreError, match="expert_id"):
+                snapshot.read_record(expert_id)
+
+
+def test_damage_that_comes_after_the_snapshot_was_taken_is_an_error_too(filled: Path) -> None:
+    with ExpertStore.open(filled) as store, store.snapshot() as snapshot:
+        os.truncate(filled / "experts/c/1/0", 100)
+        with pytest.raises(DamagedStoreError, match="ends at byte"):
+            snapshot.read_record(5)
+
+
+def test_verify_finds_all_damage_at_once(filled: Path) -> None:
+    assert verify(filled).ok and verify(filled, deep=True) == verify(filled)
+    flip(filled / "experts/c/0/0", 8 * 10)
+    flip(filled / "experts/c/1/0", 8 * (4096 + 10))
+    flip(filled / "keys/c/0/0", 8 * 10)
+    (filled / "keys/c/1/0").unlink()
+    truncate(filled / "keys/c/2/0")
+    (filled / "experts/zarr.json").write_text("{")
+    fast, deep = verify(filled), verify(filled, deep=True)
+    shallow = {"experts/zarr.json", "keys/c/1/0", "keys/c/2/0"}
+    assert not fast.ok and {d.file for d in fast.damage} == shallow and len(fast.damage) == 3
+    assert {d.file for d in deep.damage} == shallow | {"experts/c/0/0", "experts/c/1/0", "keys/c/0/0"}
+    assert {(d.row, d.expert_id) for d in deep.damage if d.expert_id is not None} == {(0, 1), (5, 6)}
+    assert len(deep.damage) == 6 and deep.commit == 2
+
+
+def test_verify_finds_every_damaged_memory(filled: Path) -> None:
+    with sqlite3.connect(filled / "catalog.sqlite") as connection:
+        connection.execute("UPDATE memories SET answer = 'other' WHERE id IN (1, 3)")
+    connection.close()
+    problems = [damage.problem for damage in verify(filled).damage]
+    assert len(problems) == 2 and "memory 1" in problems[0] and "memory 3" in problems[1]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a database" * 100, b"SQLite format 3\0" + bytes(5000)])
+def test_an_unreadable_catalogue_is_damage(filled: Path, content: bytes | None) -> None:
+    (filled / "catalog.sqlite").unlink()
+    if content is not None:
+        (filled / "catalog.sqlite").write_bytes(content)
+    for mode in ("r", "r+"):
+        with pytest.raises(DamagedStoreError, match=r"catalog\.sqlite"):
+            ExpertStore.open(filled, mode)
+    report = verify(filled, deep=True)
+    assert not report.ok and report.commit is None and report.damage[0].file == "catalog.sqlite"
+
+
+def test_a_store_whose_zarr_json_is_gone_is_damaged_and_never_created_anew(filled: Path, oracle: Any) -> None:
+    original = (filled / "zarr.json").read_bytes()
+    (filled / "zarr.json").unlink()
+    with pytest.raises(DamagedStoreError, match=r"zarr\.json"):
+        ExpertStore.open(filled)
+    with pytest.raises(MomeError):
+        oracle.create(filled)
+    assert [damage.file for damage in verify(filled).damage] == ["zarr.json"]
+    (filled / "zarr.json").write_bytes(original)
+    oracle.check_path(filled)
+
+
+def test_zarr_json_may_describe_more_rows_but_not_fewer(filled: Path, oracle: Any) -> None:
+    path = filled / "experts" / "zarr.json"
+    document = json.loads(path.read_text())
+    document["shape"][0] += 100
+    path.write_text(json.dumps(document))
+    oracle.check_path(filled)
+    assert verify(filled).ok
+    document["shape"][0] = 6
+    path.write_text(json.dumps(document))
+    with pytest.raises(DamagedStoreError, match="shape"):
+        ExpertStore.open(filled)
+
+
+def test_a_copied_store_is_as_good_as_the_first(filled: Path, tmp_path: Path, oracle: Any) -> None:
+    shutil.copytree(filled, tmp_path / "copy")
+    oracle.check_path(tmp_path / "copy")
+    assert verify(tmp_path / "copy", deep=True).ok
