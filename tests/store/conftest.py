@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,10 +110,10 @@ def oracle_of() -> Callable[..., Oracle]:
     return Oracle
 
 
-@pytest.fixture
-def filled(tmp_path: Path, oracle: Oracle) -> Path:
-    """A closed store with two commits, a group of two experts, a memory, a retired group and a meta value."""
-    path = tmp_path / "store"
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Oracle]:
+    oracle = Oracle()
+    path = tmp_path_factory.mktemp("template") / "store"
     with oracle.create(path, base_model={"name": "tiny"}) as store:
         with store.transaction() as txn:
             oracle.add(txn, experts=2, keys=3, memory=Memory("What?", "That.", ("Which?",), id="f1", nll=0.25))
@@ -123,8 +124,13 @@ def filled(tmp_path: Path, oracle: Oracle) -> Path:
             oracle.remove(txn, gone)
             for _ in range(3):
                 oracle.add(txn, memory=Memory("Wie heißt 東京?", "🙂"))
-    return path
+    return path, oracle
 
 
-def shard_files(path: Path) -> list[str]:
-    return sorted(str(file.relative_to(path)) for file in path.glob("*/c/*/*"))
+@pytest.fixture
+def filled(tmp_path: Path, oracle: Oracle, template: tuple[Path, Oracle]) -> Path:
+    """A closed store with two commits, a group of two experts, a memory, a retired group and a meta value."""
+    shutil.copytree(template[0], tmp_path / "store")
+    oracle.groups = dict(template[1].groups)
+    oracle.rng = np.random.default_rng(1)
+    return tmp_path / "store"

@@ -17,7 +17,7 @@ import pytest
 from mome_store.errors import DamagedStoreError, FormatVersionError, MomeError, StoreNotFoundError
 from mome_store.store import ExpertStore, verify
 
-FLIPS_PER_FILE = 60
+FLIPS_PER_FILE = 50
 
 
 def flip(file: Path, bit: int) -> None:
