@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,10 +113,29 @@ def oracle_of() -> Callable[..., Oracle]:
     return Oracle
 
 
+@contextmanager
+def memory_directory() -> Iterator[Path]:
+    """A directory in memory where the system has such: hundreds of commits here would wait for a disk otherwise."""
+    shared = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with memory_directory() as directory:
+        yield directory
+
+
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Oracle]:
+def template() -> Iterator[tuple[Path, Oracle]]:
+    """What `filled` copies."""
+    with memory_directory() as directory:
+        yield fill(directory / "store")
+
+
+def fill(path: Path) -> tuple[Path, Oracle]:
     oracle = Oracle()
-    path = tmp_path_factory.mktemp("template") / "store"
     with oracle.create(path, base_model={"name": "tiny"}) as store:
         with store.transaction() as txn:
             oracle.add(txn, experts=2, keys=3, memory=Memory("What?", "That.", ("Which?",), id="f1", nll=0.25))
