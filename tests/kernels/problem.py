@@ -1,0 +1,148 @@
+"""Random problems for the kernel, and what the answer should be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+from mome_store import _core
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+POPULARITIES = ["distinct", "uniform", "zipf", "identical"]
+
+
+@dataclass
+class Problem:
+    """y[row] += sum_e weight_e * alpha / rank_e * B_e (A_e x[row]), and all that goes into it."""
+
+    y: torch.Tensor
+    x: torch.Tensor
+    row_index: torch.Tensor
+    row_sequence: torch.Tensor
+    expert_indptr: torch.Tensor
+    expert_base: torch.Tensor
+    expert_rank: torch.Tensor
+    expert_weight: torch.Tensor
+    a_offset: int
+    b_offset: int
+    alpha: float
+    weight_dtype: int
+    factors: list[tuple[torch.Tensor, torch.Tensor]]  # A [r, d_in] and B transposed [r, d_out] of each entry
+    records: torch.Tensor  # what expert_base points into
+
+    def arguments(self) -> tuple[object, ...]:
+        return (
+            self.y,
+            self.x,
+            self.row_index,
+            self.row_sequence,
+            self.expert_indptr,
+            self.expert_base,
+            self.expert_rank,
+            self.expert_weight,
+            self.a_offset,
+            self.b_offset,
+            self.alpha,
+            self.weight_dtype,
+        )
+
+    def apply(self, isa: str | None = None) -> torch.Tensor:
+        """A copy of y, laid out as y is, after the experts."""
+        y = torch.empty_strided(self.y.shape, self.y.stride(), dtype=self.y.dtype).copy_(self.y)
+        _core.apply_experts(y, *self.arguments()[1:], isa=isa)
+        return y
+
+    def reference(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The exact answer in fp64, and for each value the sum of the magnitudes that went into it."""
+        y, size = self.y.double(), self.y.double().abs()
+        for row, s in zip(self.row_index.tolist(), self.row_sequence.tolist(), strict=True):
+            for e in range(self.expert_indptr[s], self.expert_indptr[s + 1]):
+                (a, b), scale = self.factors[e], float(self.expert_weight[e]) * self.alpha / int(self.expert_rank[e])
+                y[row] += scale * (b.double().T @ (a.double() @ self.x[row].double()))
+                size[row] += abs(scale) * (b.double().abs().T @ (a.double().abs() @ self.x[row].double().abs()))
+        return y, size
+
+
+def make_problem(
+    seed: int,
+    *,
+    rows: int = 5,
+    d_in: int = 64,
+    d_out: int = 40,
+    ranks: tuple[int, int] = (1, 6),
+    experts_per_sequence: tuple[int, ...] = (1, 0, 3),
+    popularity: str = "uniform",
+    dtypes: tuple[torch.dtype, torch.dtype, torch.dtype] = (torch.float32, torch.float32, torch.bfloat16),
+    strided: bool = False,
+) -> Problem:
+    """dtypes: of x, of y, of the weights. ranks: lowest and highest. Two of `rows` in three are listed, in any order."""
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    x_dtype, y_dtype, weight_dtype = dtypes
+    layout = _core.RecordLayout([(d_in, d_out)], ranks[1], DTYPES.index(weight_dtype))
+    [(a_offset, b_offset)] = layout.sections
+    entries = sum(experts_per_sequence)
+    stored = entries if popularity == "distinct" else max(1, entries // 2)
+    records = torch.zeros(max(1, stored), layout.record_bytes, dtype=torch.uint8)
+    rank_of = rng.integers(ranks[0], ranks[1] + 1, len(records))
+    views = []
+    for record, rank in zip(records, rank_of, strict=True):
+        a, b = (
+            record[at : at + rank * d * weight_dtype.itemsize].view(weight_dtype).view(rank, d)
+            for at, d in ((a_offset, d_in), (b_offset, d_out))
+        )
+        a.copy_(normal(rank, d_in) / d_in**0.5)
+        b.copy_(normal(rank, d_out))
+        views.append((a, b))
+    match popularity:
+        case "distinct":
+            chosen = np.arange(entries)
+        case "uniform":
+            chosen = rng.integers(0, len(records), entries)
+        case "zipf":
+            chosen = np.minimum(rng.zipf(1.5, entries), len(records)) - 1
+        case _:
+            chosen = np.zeros(entries, dtype=np.int64)
+
+    listed = rng.permutation(rows)[: (2 * rows + 2) // 3]
+    wide_x, wide_y = normal(rows, d_in + 24).to(x_dtype), normal(rows, d_out + 8).to(y_dtype)
+    return Problem(
+        y=wide_y[:, 8:] if strided else wide_y[:, 8:].contiguous(),
+        x=wide_x[:, 16 : 16 + d_in] if strided else wide_x[:, :d_in].contiguous(),
+        row_index=torch.from_numpy(listed.astype(np.int32)),
+        row_sequence=torch.from_numpy(rng.integers(0, len(experts_per_sequence), len(listed)).astype(np.int32)),
+        expert_indptr=torch.tensor([0, *np.cumsum(experts_per_sequence)], dtype=torch.int32),
+        expert_base=torch.tensor([records[c].data_ptr() for c in chosen], dtype=torch.int64),
+        expert_rank=torch.from_numpy(rank_of[chosen].astype(np.int32)),
+        expert_weight=normal(entries),
+        a_offset=a_offset,
+        b_offset=b_offset,
+        alpha=float(rng.uniform(0.5, 16)),
+        weight_dtype=DTYPES.index(weight_dtype),
+        factors=[views[c] for c in chosen],
+        records=records,
+    )
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    """Small problems of every kind: sizes, ranks, routes, popularity, dtypes, strides."""
+    low = draw(st.integers(1, 9))
+    return make_problem(
+        draw(st.integers(0, 2**32 - 1)),
+        rows=draw(st.integers(1, 21)),
+        d_in=8 * draw(st.integers(1, 40)),
+        d_out=8 * draw(st.integers(1, 40)),
+        ranks=(low, draw(st.integers(low, 17))),
+        experts_per_sequence=tuple(draw(st.lists(st.sampled_from([0, 1, 2, 5, 64]), min_size=1, max_size=4))),
+        popularity=draw(st.sampled_from(POPULARITIES)),
+        dtypes=draw(st.tuples(*[st.sampled_from(DTYPES)] * 3)),
+        strided=draw(st.booleans()),
+    )

@@ -1,0 +1,106 @@
+"""The torch operator: argument checks, and that torch may trace, fake and compile it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from mome_store import SchemaError, _core
+from mome_store.runtime.apply import apply_experts
+from tests.kernels.problem import Problem, make_problem
+
+
+def test_the_function_and_the_dispatched_operator_agree() -> None:
+    problem = make_problem(0)
+    expected = problem.apply()
+    direct, dispatched = problem.y.clone(), problem.y.clone()
+    apply_experts(direct, *problem.arguments()[1:])
+    torch.ops.mome.apply_experts(dispatched, *problem.arguments()[1:])
+    assert torch.equal(direct, expected)
+    assert torch.equal(dispatched, expected)
+
+
+def test_torch_finds_the_operator_well_formed() -> None:
+    torch.library.opcheck(torch.ops.mome.apply_experts.default, make_problem(1).arguments())
+
+
+def test_it_compiles_into_one_graph_with_the_same_bits() -> None:
+    problem = make_problem(2)
+
+    def layer(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        y = y * 2
+        apply_experts(y, x, *problem.arguments()[2:])
+        return y + 1
+
+    with torch.no_grad():
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        assert torch.equal(compiled(problem.y, problem.x), layer(problem.y, problem.x))
+
+
+def test_fake_tensors_go_through_without_data() -> None:
+    problem = make_problem(3)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        y = mode.from_tensor(problem.y)
+        apply_experts(y, mode.from_tensor(problem.x), *problem.arguments()[2:])
+        assert y.shape == problem.y.shape
+
+
+def test_it_runs_under_inference_mode() -> None:
+    problem = make_problem(4)
+    with torch.inference_mode():
+        y = problem.y.clone()
+        apply_experts(y, problem.x, *problem.arguments()[2:])
+    assert torch.equal(y, problem.apply())
+
+
+def test_no_gradient_is_lost_in_silence() -> None:
+    problem = make_problem(5)
+    problem.x.requires_grad_()
+    with pytest.raises(SchemaError, match="no gradient"):
+        apply_experts(*problem.arguments())
+    with torch.no_grad():
+        apply_experts(*problem.arguments())
+
+
+WRONG: dict[str, Callable[[Problem], Any]] = {
+    "x of another dtype": lambda p: setattr(p, "x", p.x.double()),
+    "y of integers": lambda p: setattr(p, "y", p.y.int()),
+    "x with three dimensions": lambda p: setattr(p, "x", p.x[None]),
+    "x with fewer rows": lambda p: setattr(p, "x", p.x[1:]),
+    "x with strided columns": lambda p: setattr(p, "x", torch.zeros(64, 5).T),
+    "x not of a multiple of 8": lambda p: setattr(p, "x", p.x[:, :12]),
+    "y with overlapping rows": lambda p: setattr(p, "y", p.y[:1].expand(5, 40)),
+    "row_index of int64": lambda p: setattr(p, "row_index", p.row_index.long()),
+    "row_index past the end": lambda p: setattr(p, "row_index", p.row_index + 5),
+    "row_index twice": lambda p: setattr(p, "row_index", 0 * p.row_index),
+    "row_sequence past the end": lambda p: setattr(p, "row_sequence", p.row_sequence + 3),
+    "row_sequence strided": lambda p: setattr(p, "row_sequence", torch.zeros(8, dtype=torch.int32)[::2]),
+    "expert_base of int32": lambda p: setattr(p, "expert_base", p.expert_base.int()),
+    "expert_base too short": lambda p: setattr(p, "expert_base", p.expert_base[:-1]),
+    "expert_rank above the layout": lambda p: setattr(p, "expert_rank", p.expert_rank + 100),
+    "expert_rank of zero": lambda p: setattr(p, "expert_rank", 0 * p.expert_rank),
+    "expert_weight of bf16": lambda p: setattr(p, "expert_weight", p.expert_weight.bfloat16()),
+    "a negative offset": lambda p: setattr(p, "a_offset", -256),
+    "an unaligned offset": lambda p: setattr(p, "b_offset", p.b_offset + 2),
+    "an unknown weight dtype": lambda p: setattr(p, "weight_dtype", 3),
+    "another device": lambda p: setattr(p, "x", p.x.to("meta")),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_arguments_that_do_not_fit_are_refused_and_y_is_untouched(what: str) -> None:
+    problem = make_problem(6)
+    WRONG[what](problem)
+    before = problem.y.clone()
+    with pytest.raises(SchemaError):
+        apply_experts(*problem.arguments())
+    assert torch.equal(problem.y, before)
+
+
+def test_an_unknown_instruction_set_is_refused() -> None:
+    with pytest.raises(SchemaError, match="sse9"):
+        make_problem(7).apply("sse9")
