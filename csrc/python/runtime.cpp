@@ -117,6 +117,10 @@ void bind_runtime(py::module_& module) {
                  const py::gil_scoped_release release;
                  cache.refresh(shards);
              })
+        .def_property_readonly("shards",
+                               [](const ExpertCache& cache) {
+                                   return std::const_pointer_cast<ShardSet>(cache.shards());  // Python knows no const
+                               })
         .def("counters", &counters);
 }
 

@@ -66,8 +66,8 @@ class ExpertCache:
         self.device = device
         self._verify = verify
         slots = None if capacity is None else parse_bytes(capacity) // snapshot.schema.record_bytes
-        self._shards = self._open(snapshot, None)
-        self._core: _core.ExpertCache | None = _core.ExpertCache(self._shards, slots)
+        shards = self._open(snapshot, None)
+        self._core: _core.ExpertCache | None = _core.ExpertCache(shards, slots)
 
     def prefetch(self, route: RoutedExperts) -> None:
         """Starts reading the route's records into the page cache, without waiting for them.
@@ -94,9 +94,7 @@ class ExpertCache:
         Shards that both hold stay mapped, and records once checked stay so. Leases that are out are not disturbed.
         """
         core = self._opened()
-        shards = self._open(snapshot, self._shards)
-        core.refresh(shards)
-        self._shards = shards
+        core.refresh(self._open(snapshot, core.shards))
 
     def stats(self) -> dict[str, int | None]:
         """Counts since the cache was made.
@@ -110,7 +108,6 @@ class ExpertCache:
     def close(self) -> None:
         """Gives the mappings up, as soon as the last lease is released. A second call does nothing."""
         self._core = None
-        del self._shards
 
     def __enter__(self) -> Self:
         self._opened()
@@ -152,10 +149,9 @@ def record_layout(schema: ExpertSchema) -> _core.RecordLayout:
 
 def parse_bytes(text: int | str) -> int:
     """A number of bytes from a number or from text such as "512MiB" or "2 GB"; `SchemaError` if it is neither."""
-    if isinstance(text, int):
-        if text >= 0:
-            return text
-    else:
+    if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
+        return text
+    if isinstance(text, str):
         match = re.fullmatch(r"\s*(\d+)\s*([A-Za-z]*)\s*", text)
         if match and match[2].upper() in _UNITS:
             return int(match[1]) * _UNITS[match[2].upper()]
@@ -164,9 +160,9 @@ def parse_bytes(text: int | str) -> int:
 
 def _flat(route: RoutedExperts) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The ids and weights of all sequences, one after the other."""
-    for sequence, (ids, weights) in enumerate(zip(route.expert_ids, route.weights, strict=True)):
-        if len(ids) != len(weights):
-            raise SchemaError(f"sequence {sequence} of the route has {len(ids)} experts but {len(weights)} weights")
+    ids, weights = [each.shape for each in route.expert_ids], [each.shape for each in route.weights]
+    if ids != weights or any(len(shape) != 1 for shape in ids):
+        raise SchemaError(f"a route needs as many weights as experts, but they are shaped {weights} and {ids}")
     return (
         np.concatenate([np.empty(0, np.int64), *route.expert_ids]).astype(np.int64, copy=False),
         np.concatenate([np.empty(0, np.float32), *route.weights]).astype(np.float32, copy=False),

@@ -78,7 +78,7 @@ def make_problem(
     dtypes: tuple[torch.dtype, torch.dtype, torch.dtype] = (torch.float32, torch.float32, torch.bfloat16),
     strided: bool = False,
 ) -> Problem:
-    """dtypes: of x, of y, of the weights. ranks: lowest and highest. Two of `rows` in three are listed, in any order."""
+    """dtypes: of x, of y, of the weights. ranks: lowest and highest. Two in three of the rows are listed."""
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
 

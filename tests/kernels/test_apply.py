@@ -114,4 +114,6 @@ def test_rounding_is_to_nearest_even_like_torch(isa: str, dtype: torch.dtype) ->
     y = x.to(dtype)
     zero = torch.zeros(n, 8)
     _core.apply_experts(y, zero, rows, 0 * rows, indptr, base, eight, torch.ones(1), a_offset, b_offset, 8.0, 2, isa)
-    assert torch.equal(y.nan_to_num(nan=7.0), x.to(dtype).nan_to_num(nan=7.0))  # fp16 and bf16 survive the way there and back
+    assert torch.equal(
+        y.nan_to_num(nan=7.0), x.to(dtype).nan_to_num(nan=7.0)
+    )  # fp16 and bf16 survive the way there and back

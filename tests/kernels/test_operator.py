@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mome_store import SchemaError, _core
+from mome_store import SchemaError
 from mome_store.runtime.apply import apply_experts
 from tests.kernels.problem import Problem, make_problem
 
