@@ -57,7 +57,7 @@ def memorize(
         "failed": len(report.failed),
         "seconds": round(report.seconds, 3),
         "seconds_per_fact": round(report.seconds_per_fact, 4),
-        "bytes_per_fact": report.bytes_per_fact,
+        "bytes_per_fact": round(report.bytes_per_fact, 1),
     }
     if json:
         print_json(result)
@@ -83,15 +83,15 @@ def _tune(facts: list[Fact], path: Path, model: str | None, encoder: str | None)
         from mome_store.tuning import MemoryTuner, create_store
 
         def show(state: TuningProgress) -> None:
-            words = f"{state.in_flight} in training, {state.failed} failed"
+            words = f"{state.in_training} in training, {state.failed} failed"
             progress.update(task, description="memorizing", completed=state.done, total=state.total, note=words)
 
+        named = None if encoder is None else SentenceEncoder(encoder)
         try:
             store = ExpertStore.open(path, mode="r+")
         except StoreNotFoundError:
-            create_store(path, model, encoder)
+            create_store(path, model, named)
             store = ExpertStore.open(path, mode="r+")
         with store:
-            named = None if encoder is None else SentenceEncoder(encoder)
             with MemoryModel.from_pretrained(model, store=store, encoder=named) as memory:
                 return MemoryTuner(memory).memorize(facts, on_progress=show)

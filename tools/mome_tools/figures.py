@@ -1,0 +1,108 @@
+"""A measured figure beside what it is held against: as JSON for checks, as a table for people."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Figure:
+    """name, value and unit; the peer measured in the same run, if there is one; and the bar, if there is one.
+
+    ratio: how many times better than the peer. bar: in words, such as ">= 99 %". ok: whether it is met.
+    """
+
+    name: str
+    value: float | bool
+    unit: str = ""
+    peer: str | None = None
+    peer_value: float | None = None
+    ratio: float | None = None
+    bar: str | None = None
+    ok: bool | None = None
+
+    @classmethod
+    def at_least(cls, name: str, value: float, bar: float, unit: str = "", **peer: Any) -> Figure:
+        """A figure whose value must not be below `bar`."""
+        return cls(name, value, unit, bar=f">= {_shown(bar, unit)}", ok=value >= bar, **peer)
+
+    @classmethod
+    def at_most(cls, name: str, value: float, bar: float, unit: str = "", **peer: Any) -> Figure:
+        """A figure whose value must not be above `bar`."""
+        return cls(name, value, unit, bar=f"<= {_shown(bar, unit)}", ok=value <= bar, **peer)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of `mome bench --json`."""
+        return asdict(self)
+
+
+def print_figures(figures: Iterable[Figure]) -> None:
+    """One line per figure, the bar and whether it is met at the end."""
+    table = Table(box=None, pad_edge=False)
+    for header, justify in (
+        ("figure", "left"),
+        ("value", "right"),
+        ("peer", "left"),
+        ("ratio", "right"),
+        ("bar", "left"),
+    ):
+        table.add_column(header, justify="right" if justify == "right" else "left", overflow="fold")
+    table.add_column("")
+    for figure in figures:
+        peer = "" if figure.peer is None else figure.peer
+        if figure.peer_value is not None:
+            peer += f": {_shown(figure.peer_value, figure.unit)}"
+        table.add_row(
+            figure.name,
+            _shown(figure.value, figure.unit),
+            peer,
+            "" if figure.ratio is None else f"{figure.ratio:.2f}x",
+            figure.bar or "",
+            "" if figure.ok is None else ("ok" if figure.ok else "NOT MET"),
+        )
+    Console().print(table)
+
+
+def machine() -> dict[str, Any]:
+    """The machine that figures were taken on."""
+    import torch
+
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def machine_text() -> str:
+    """The machine on one line."""
+    found = machine()
+    return f"{found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB, torch {found['torch']}"
+
+
+def _shown(value: float | bool, unit: str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if unit == "%":
+        return f"{value:.1f} %"
+    number = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{number} {unit}".rstrip()
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
