@@ -281,12 +281,15 @@ class CatalogChanges:
     def _flush(self) -> None:
         with self._translated():
             for table, rows in self._pending.items():
+                if not rows:
+                    continue
                 marks = "?, " * len(_COLUMNS[table])
                 self._connection.executemany(f"INSERT INTO {table} VALUES ({marks}{self.commit}, NULL)", rows)
                 self._digest += rows_digest(table, list(_matrix(rows, len(_COLUMNS[table])).T))
                 rows.clear()
-            self._connection.executemany("INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._memories)
-            self._memories.clear()
+            if self._memories:
+                self._connection.executemany("INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._memories)
+                self._memories.clear()
 
     def _translated(self) -> AbstractContextManager[None]:
         return sqlite_access.translated(Path(CATALOG_NAME))

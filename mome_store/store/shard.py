@@ -55,105 +55,97 @@ class ShardInfo(ShardRow):
     first_row: int
 
 
+@dataclass
+class _Growing:
+    """The shard that rows are being appended to."""
+
+    path: Path
+    number: int
+    fd: int
+    rows: int = 0
+    crc: int = 0
+
+
 class ArrayWriter:
     """Appends rows to new shards of one array. Nothing refers to them until the catalogue does.
 
-    After an error the only legal call is `abandon`.
+    array: its name; next_shard: the first number that no shard has. After an error the only legal call is `abandon`.
     """
 
     def __init__(
         self, files: FileOperations, directory: Path, layout: StoreLayout, array: ArrayName, next_shard: int
     ) -> None:
+        self.array: ArrayName = array
+        self.next_shard = next_shard
         self._files = files
         self._directory = directory
-        self.array: ArrayName = array
         self._row_bytes = layout.row_bytes(array)
         self._rows_per_shard = layout.rows_per_shard
         self._first_shard = next_shard
-        self._next_shard = next_shard
         self._finished: list[ShardRow] = []
-        self._fd: int | None = None
-        self._rows = 0
-        self._crc = 0
-
-    @property
-    def next_shard(self) -> int:
-        return self._next_shard
+        self._growing: _Growing | None = None
 
     def append(self, content: bytes) -> range:
-        """Writes whole rows; returns their numbers in the array."""
+        """Writes whole rows; returns their numbers in the array, which are consecutive: a full shard's next is used."""
         count = len(content) // self._row_bytes
-        first = self._next_row()
+        growing = self._growing
+        first = (self.next_shard if growing is None else growing.number) * self._rows_per_shard
+        first += 0 if growing is None else growing.rows
         done = 0
         while done < count:
-            if self._fd is None:
-                self._start_shard()
-            take = min(count - done, self._rows_per_shard - self._rows)
+            growing = self._growing or self._start_shard()
+            take = min(count - done, self._rows_per_shard - growing.rows)
             part = content[done * self._row_bytes : (done + take) * self._row_bytes]
-            self._write(part)
-            self._crc = crc32c(part, self._crc)
-            self._rows += take
+            with writing(growing.path):
+                self._files.write(growing.fd, part)
+            growing.crc = crc32c(part, growing.crc)
+            growing.rows += take
             done += take
-            if self._rows == self._rows_per_shard:
-                self._finish_shard()
+            if growing.rows == self._rows_per_shard:
+                self._finish_shard(growing)
         return range(first, first + count)
 
     def finish(self) -> list[ShardRow]:
         """Makes every shard written durable, its names included, and says what they are."""
-        if self._fd is not None:
-            self._finish_shard()
+        if self._growing is not None:
+            self._finish_shard(self._growing)
         if self._finished:
             with writing(self._directory / self.array):
                 for shard in self._finished:
-                    self._files.fsync_directory(self._path(shard.number).parent)
+                    self._files.fsync_directory(shard_path(self._directory, self.array, shard.number).parent)
                 self._files.fsync_directory(self._directory / self.array / "c")
         return self._finished
 
     def abandon(self) -> None:
         """Removes what was written."""
-        if self._fd is not None:
-            fd, self._fd = self._fd, None
+        if self._growing is not None:
+            fd, self._growing = self._growing.fd, None
             self._files.close(fd)
-        for number in range(self._first_shard, self._next_shard):
-            remove_shard(self._files, self._path(number))
+        for number in range(self._first_shard, self.next_shard):
+            remove_shard(self._files, shard_path(self._directory, self.array, number))
 
-    def _next_row(self) -> int:
-        """Full shards are followed by the next number, so the rows of one array writer are consecutive."""
-        if self._fd is None:
-            return self._next_shard * self._rows_per_shard
-        return (self._next_shard - 1) * self._rows_per_shard + self._rows
-
-    def _path(self, number: int) -> Path:
-        return shard_path(self._directory, self.array, number)
-
-    def _start_shard(self) -> None:
-        path = self._path(self._next_shard)
-        self._next_shard += 1
-        self._rows = self._crc = 0
+    def _start_shard(self) -> _Growing:
+        number = self.next_shard
+        path = shard_path(self._directory, self.array, number)
+        self.next_shard += 1  # before the file is made, so that `abandon` removes it whatever happens
         with writing(path):
             self._files.make_directory(path.parent)
-            self._fd = self._files.create(path)
+            self._growing = _Growing(path, number, self._files.create(path))
+        return self._growing
 
-    def _write(self, content: bytes) -> None:
-        assert self._fd is not None
-        with writing(self._path(self._next_shard - 1)):
-            self._files.write(self._fd, content)
-
-    def _finish_shard(self) -> None:
-        assert self._fd is not None
-        number = self._next_shard - 1
+    def _finish_shard(self, growing: _Growing) -> None:
         entries = np.full((self._rows_per_shard, 2), _MISSING, dtype="<u8")
-        entries[: self._rows, 0] = np.arange(self._rows) * self._row_bytes
-        entries[: self._rows, 1] = self._row_bytes
+        entries[: growing.rows, 0] = np.arange(growing.rows) * self._row_bytes
+        entries[: growing.rows, 1] = self._row_bytes
         index = entries.tobytes()
         index_crc = crc32c(index)
-        self._write(index + index_crc.to_bytes(_CRC_BYTES, "little"))
-        with writing(self._path(number)):
-            self._files.fsync(self._fd)
-            fd, self._fd = self._fd, None
-            self._files.close(fd)
-        size = self._rows * self._row_bytes + len(index) + _CRC_BYTES
-        self._finished.append(ShardRow(self.array, number, self._rows, size, index_crc, self._crc))
+        with writing(growing.path):
+            self._files.write(growing.fd, index + index_crc.to_bytes(_CRC_BYTES, "little"))
+            self._files.fsync(growing.fd)
+            self._growing = None
+            self._files.close(growing.fd)
+        size = growing.rows * self._row_bytes + index_bytes(self._rows_per_shard)
+        self._finished.append(ShardRow(self.array, growing.number, growing.rows, size, index_crc, growing.crc))
 
 
 def remove_shard(files: FileOperations, path: Path) -> None:

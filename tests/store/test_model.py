@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mome_store.store import ExpertStore, Memory, Snapshot, statistics, verify
-from mome_store.store.files import FileOperations
 
 TEXT = st.text(max_size=12)
 MEMORIES = st.one_of(
@@ -39,16 +38,6 @@ TRANSACTIONS = st.lists(
 )
 
 
-class NoSync(FileOperations):
-    """Speed: nothing here loses power."""
-
-    def fsync(self, fd: int) -> None:
-        pass
-
-    def fsync_directory(self, path: Path) -> None:
-        pass
-
-
 def apply(oracle: Any, txn: Any, changes: list[tuple[Any, ...]]) -> None:
     for kind, *arguments in changes:
         live = sorted(oracle.groups)
@@ -61,11 +50,13 @@ def apply(oracle: Any, txn: Any, changes: list[tuple[Any, ...]]) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(TRANSACTIONS)
-def test_a_store_is_a_dictionary_with_snapshots(oracle_of: Callable[..., Any], transactions: list[Any]) -> None:
+def test_a_store_is_a_dictionary_with_snapshots(
+    tmp_path: Path, oracle_of: Callable[..., Any], transactions: list[Any]
+) -> None:
     oracle = oracle_of()
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as directory:
         path = Path(directory) / "s"
-        store = oracle.create(path, files=NoSync())
+        store = oracle.create(path)
         taken: list[tuple[Snapshot, Any]] = []
         for changes, end in transactions:
             held = dict(oracle.groups)
@@ -78,7 +69,7 @@ def test_a_store_is_a_dictionary_with_snapshots(oracle_of: Callable[..., Any], t
                 oracle.groups = held
             if end == "reopen":
                 store.close()
-                store = ExpertStore.open(path, "r+", files=NoSync())
+                store = ExpertStore.open(path, "r+")
             frozen = copy.copy(oracle)
             frozen.groups = dict(oracle.groups)
             taken.append((store.snapshot(), frozen))
