@@ -1,0 +1,272 @@
+"""MemoryModel: a frozen Hugging Face model that answers from a store, and is the untouched base model elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from mome_store.errors import BaseModelMismatchError, ClosedError, SchemaError
+from mome_store.modeling.active_experts import ActiveExperts, positions_of
+from mome_store.modeling.base_model import fingerprint, load_base_model, resolve_base_model
+from mome_store.modeling.memory_linear import adapt, restore
+from mome_store.modeling.prompts import Prompts
+from mome_store.routing import QueryEncoder, Route, Router
+from mome_store.runtime import ExpertCache
+from mome_store.store import ExpertStore, Memory, Snapshot
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to one question.
+
+    text: without the space around it. route: a Route of this one sequence. memory: the fact that was used, as it was
+    memorised; None where the gate stayed shut (or the group holds no memory).
+    """
+
+    text: str
+    route: Route
+    memory: Memory | None
+
+
+class MemoryModel:
+    """A causal language model whose linear layers take up the experts that a question is routed to.
+
+    Made by `from_pretrained`, or from a model in hand: the model is changed in place (its adapted layers are wrapped)
+    until `close`. Its weights are never written. One batch at a time: calls from several threads wait for each other.
+
+    Attributes: `model`, `tokenizer`, `prompts`, `store`, `snapshot` (of the commit that is answered from), `router`,
+    `cache`, `attachment` (what the adapted layers listen to).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        store: ExpertStore | str | Path,
+        device: str = "cpu",
+        cache: int | str | None = None,
+        encoder: QueryEncoder | None = None,
+    ) -> None:
+        self._owns_store = not isinstance(store, ExpertStore)
+        self.store = store if isinstance(store, ExpertStore) else ExpertStore.open(store)
+        self._lock = threading.RLock()
+        self._closed = False
+        self._active: ActiveExperts | None = None
+        try:
+            check_base_model(self.store.base_model, model)
+            self.model = model.to(device)  # type: ignore[arg-type]  # a wrapper in transformers hides self
+            self.tokenizer = tokenizer
+            self.prompts = Prompts(model, tokenizer)
+            self.snapshot: Snapshot = self.store.snapshot()
+            try:
+                self.router = Router.open(self.snapshot, encoder=encoder, device=device)
+                self.cache = ExpertCache(self.snapshot, device=device, capacity=cache)
+                self.attachment = adapt(self.model, self.store.schema)
+            except BaseException:
+                self.snapshot.close()
+                raise
+        except BaseException:
+            if self._owns_store:
+                self.store.close()
+            raise
+        self._hook = self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: str | Path | None = None,
+        *,
+        store: ExpertStore | str | Path,
+        device: str = "cpu",
+        cache: int | str | None = None,
+        encoder: QueryEncoder | None = None,
+    ) -> MemoryModel:
+        """The base model with the memory of `store` attached.
+
+        base: a folder or hub id of a causal LM; None: the one that the store remembers.
+        store: a path, opened for reading, or a store that is open (and stays so).
+        cache: a bound on the records in use at once, as bytes or text such as "512MiB"; None: no bound.
+        encoder: None: the one that the store remembers.
+
+        Raises BaseModelMismatchError when the base model can't be found or is not the one that the experts were
+        trained beside; SchemaError, DamagedStoreError and the like as the store, router and cache do.
+        """
+        opened = store if isinstance(store, ExpertStore) else ExpertStore.open(store)
+        try:
+            remembered = (opened.base_model or {}).get("name")
+            model, tokenizer = load_base_model(resolve_base_model(base if base is not None else remembered))
+            memory = cls(model, tokenizer, opened, device=device, cache=cache, encoder=encoder)
+        except BaseException:
+            if opened is not store:
+                opened.close()
+            raise
+        memory._owns_store = opened is not store
+        return memory
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        questions: Sequence[str],
+        max_new_tokens: int = 128,
+        *,
+        route: Route | None = None,
+        batch_size: int = 16,
+        min_new_tokens: int = 0,
+    ) -> list[Answer]:
+        """Greedy answers, one per question, in order.
+
+        route: experts to use instead of the router's choice; `Route.shut(n)` asks the base model alone.
+        batch_size: how many questions run together. Prompts of like length are put together.
+        Raises SchemaError for a prompt that leaves no room in the model's context, CapacityError as the cache does.
+        """
+        if isinstance(questions, str):
+            raise SchemaError("generate takes a list of questions, not one string")
+        if not questions:
+            return []
+        with self._lock:
+            self._check_open()
+            route = self.router.route(questions) if route is None else route
+            if len(route) != len(questions):
+                raise SchemaError(f"the route is of {len(route)} sequences, there are {len(questions)} questions")
+            self.cache.prefetch(route)
+            prompts = [self._fitting_prompt(question) for question in questions]
+            order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+            answers: dict[int, Answer] = {}
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                part = route.select(rows)
+                texts = self._generate_batch([prompts[i] for i in rows], part, max_new_tokens, min_new_tokens)
+                for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
+                    answers[row] = Answer(text, part.select([place]), self._memory_of(part, place))
+        return [answers[i] for i in range(len(questions))]
+
+    @contextmanager
+    def attached(self, route: Route, prompt_tokens: int) -> Iterator[None]:
+        """While the block runs, `self.model(...)` computes with the experts of `route`.
+
+        Row i of the model's input is sequence i of the route, left-padded; prompt_tokens is the width of the padded
+        prompts, answer tokens follow. A sequence without experts gets the base model's result, bit for bit.
+        """
+        with self._lock:
+            self._check_open()
+            if not any(len(ids) for ids in route.expert_ids):
+                yield
+                return
+            with ActiveExperts(self.snapshot, self.cache, route, prompt_tokens) as experts:
+                self._active = experts
+                try:
+                    with self.attachment.use(experts):
+                        yield
+                finally:
+                    self._active = None
+
+    def pad(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(input_ids, attention_mask), int64 [n, width], of prompts of different lengths, padded on the left."""
+        width = max(map(len, prompts))
+        rows = [[self.prompts.pad_token] * (width - len(ids)) + list(ids) for ids in prompts]
+        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+        device = self.model.device
+        return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
+
+    def refresh(self) -> None:
+        """Answer from the store's newest commit from now on."""
+        with self._lock:
+            self._check_open()
+            snapshot = self.store.snapshot()
+            try:
+                self.router.refresh(snapshot)
+                self.cache.refresh(snapshot)
+            except BaseException:
+                self.router.refresh(self.snapshot)
+                snapshot.close()
+                raise
+            self.snapshot.close()
+            self.snapshot = snapshot
+
+    def close(self) -> None:
+        """Gives the store up and leaves the model as it was found. A second call does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._hook.remove()
+            restore(self.model, self.store.schema.modules)
+            self.cache.close()
+            self.snapshot.close()
+            if self._owns_store:
+                self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _generate_batch(
+        self, prompts: list[list[int]], route: Route, max_new_tokens: int, min_new_tokens: int
+    ) -> list[str]:
+        ids, mask = self.pad(prompts)
+        width = ids.shape[1]
+        room = max_new_tokens if self.prompts.context is None else min(max_new_tokens, self.prompts.context - width)
+        with self.attached(route, prompt_tokens=width):
+            output = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=room,
+                min_new_tokens=min_new_tokens or None,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                use_cache=True,
+                eos_token_id=self.prompts.stop_tokens,
+                pad_token_id=self.prompts.pad_token,
+            )
+        return [self.prompts.text(row) for row in output[:, width:].tolist()]
+
+    def _fitting_prompt(self, question: str) -> list[int]:
+        prompt = self.prompts.prompt(question)
+        if self.prompts.context is not None and len(prompt) >= self.prompts.context:
+            raise SchemaError(
+                f"the question takes {len(prompt)} tokens, the model's context is {self.prompts.context}: "
+                f"{question[:60]!r}..."
+            )
+        return prompt
+
+    def _memory_of(self, route: Route, place: int) -> Memory | None:
+        groups = route.group_ids[place]
+        return self.snapshot.group(groups[0]).memory if groups else None
+
+    def _before_forward(self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self._active is not None:
+            self._active.begin_forward(*positions_of(args, kwargs))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the memory model is closed")
+
+
+def check_base_model(remembered: Mapping[str, Any] | None, model: PreTrainedModel) -> None:
+    """Raises BaseModelMismatchError where `model` is not the one that a store remembers."""
+    expected = (remembered or {}).get("fingerprint")
+    if expected is None:
+        return
+    found = fingerprint(model)
+    if found != expected:
+        raise BaseModelMismatchError(
+            f"the store's experts were trained beside {(remembered or {}).get('name')} "
+            f"(fingerprint {str(expected)[:12]}), the model given has the fingerprint {found[:12]}"
+        )
