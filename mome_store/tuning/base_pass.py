@@ -25,8 +25,8 @@ def prefix_constants(upper: UpperLayers, tokens: Sequence[int]) -> Prefix:
     length = len(tokens)
     return Prefix(
         tokens=tuple(tokens),
-        keys=tuple(_keys(cache, i)[:, :, :length] for i in range(len(upper.layers))),
-        values=tuple(_values(cache, i)[:, :, :length] for i in range(len(upper.layers))),
+        keys=tuple(_layer(cache, i).keys[:, :, :length] for i in range(len(upper.layers))),
+        values=tuple(_layer(cache, i).values[:, :, :length] for i in range(len(upper.layers))),
     )
 
 
@@ -63,8 +63,8 @@ def fact_constants(
             FactConstants(
                 wordings=fact,
                 hidden=arguments[upper.numbers[0]]["hidden_states"][rows, trained].clone(),
-                keys={i: _keys(cache, i)[rows, :, held].clone() for i in upper.numbers},
-                values={i: _values(cache, i)[rows, :, held].clone() for i in upper.numbers},
+                keys={i: _layer(cache, i).keys[rows, :, held].clone() for i in upper.numbers},
+                values={i: _layer(cache, i).values[rows, :, held].clone() for i in upper.numbers},
                 prompt_mask=layout.prompt_mask[rows, layout.prompt - prompt :].clone(),
                 arguments={i: _kept_arguments(arguments[i], rows, trained) for i in upper.numbers},
                 targets=layout.targets[rows, :length].clone(),
@@ -171,15 +171,9 @@ class _ModuleInputs:
         return y
 
 
-def _keys(cache: DynamicCache, layer: int) -> torch.Tensor:
-    """[N, heads, positions, d_h]"""
-    keys: torch.Tensor = getattr(cache.layers[layer], "keys")  # noqa: B009  # absent in kinds of layer that have none
-    return keys
-
-
-def _values(cache: DynamicCache, layer: int) -> torch.Tensor:
-    values: torch.Tensor = getattr(cache.layers[layer], "values")  # noqa: B009
-    return values
+def _layer(cache: DynamicCache, number: int) -> Any:
+    """What holds a layer's `keys` and `values`, [N, heads, positions, d_h]."""
+    return cache.layers[number]
 
 
 @contextmanager
