@@ -91,7 +91,11 @@ class ExpertStore:
             schema, key_dim, rows_per_shard, _json("base_model", base_model), _json("encoder", encoder)
         )
         lock = create_store(directory, layout, files)
-        return cls(directory, layout, _Writer(directory, layout, lock, files))
+        try:
+            return cls(directory, layout, _Writer(directory, layout, lock, files))
+        except BaseException:
+            lock.release()
+            raise
 
     @classmethod
     def open(cls, path: Path | str, mode: str = "r", *, files: FileOperations | None = None) -> ExpertStore:
@@ -201,8 +205,11 @@ class _Writer:
         for array in ARRAYS:
             temporary.append(temporary_path(self._directory / array / ZARR_JSON))
             named = self._catalog.shard_numbers(array)
-            with writing(self._directory / array / "c"):
-                names = os.listdir(self._directory / array / "c")
+            shards_directory = self._directory / array / "c"
+            with writing(shards_directory):
+                if not shards_directory.exists():  # tools that copy may drop empty directories
+                    self._files.make_directory(shards_directory)
+                names = os.listdir(shards_directory)
             numbers = (int(name) for name in names if name.isascii() and name.isdecimal() and str(int(name)) == name)
             shards += [shard_path(self._directory, array, number) for number in numbers if number not in named]
         leftovers = [path for path in temporary if path.exists()]

@@ -16,6 +16,7 @@ descriptor of it, SQLite's included.
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -82,6 +83,8 @@ def translated(path: Path) -> Iterator[None]:
         raise
     except sqlite3.Error as error:
         raise _translate(path, error) from error
+    except UnicodeDecodeError as error:  # of a message of SQLite's that quotes what it could not read
+        raise DamagedStoreError(path.name, None, None, f"the catalogue can't be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,8 @@ def _translate(path: Path, error: sqlite3.Error) -> MomeError:
         return WriteError(path, errno.ENOSPC)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreLockedError(path, "another SQLite connection")
+    if code == sqlite3.SQLITE_CANTOPEN and not os.access(path, os.R_OK):
+        return ReadError(path, 0, errno.EACCES)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
         return StoreReadOnlyError(f"{path}: SQLite can't open or write it: {error}")
     if code == sqlite3.SQLITE_IOERR:

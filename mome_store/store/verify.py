@@ -96,8 +96,8 @@ def _shard_damage(directory: Path, state: CatalogState, deep: bool) -> Iterator[
         except _FOUND as error:
             yield _damage(error)
             continue
-        if deep:
-            with closing(shard):
+        with closing(shard):
+            if deep:
                 yield from _record_damage(shard, state) if row.array == "experts" else _key_damage(shard, state)
 
 

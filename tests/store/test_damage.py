@@ -108,6 +108,17 @@ def test_a_lost_row_of_the_catalogue_is_damage(filled: Path, table: str) -> None
     assert not verify(filled).ok
 
 
+def test_damage_to_the_tables_definitions_is_damage_even_where_sqlites_message_is_not_text(filled: Path) -> None:
+    file = filled / "catalog.sqlite"
+    original = file.read_bytes()
+    for word in (b"paraphrases", b"INTEGER", b"STRICT", b"experts_by_group"):
+        flip(file, 8 * original.index(word) + 7)
+        with pytest.raises(DamagedStoreError):
+            read_everything(filled)
+        assert not verify(filled).ok
+        file.write_bytes(original)
+
+
 def truncate(file: Path) -> None:
     os.truncate(file, file.stat().st_size - 1)
 
@@ -203,6 +214,16 @@ def test_a_store_whose_zarr_json_is_gone_is_damaged_and_never_created_anew(fille
     oracle.check_path(filled)
 
 
+@pytest.mark.parametrize(("name", "value"), [("key_dim", 4), ("base_model", {"name": "other"}), ("encoder", {})])
+def test_attributes_that_differ_from_the_catalogue_are_damage(filled: Path, name: str, value: Any) -> None:
+    document = json.loads((filled / "zarr.json").read_text())
+    document["attributes"]["mome"][name] = value
+    (filled / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(DamagedStoreError, match="differs"):
+        ExpertStore.open(filled)
+    assert [damage.file for damage in verify(filled).damage] == ["zarr.json"]
+
+
 def test_zarr_json_may_describe_more_rows_but_not_fewer(filled: Path, oracle: Any) -> None:
     path = filled / "experts" / "zarr.json"
     document = json.loads(path.read_text())
@@ -214,6 +235,24 @@ def test_zarr_json_may_describe_more_rows_but_not_fewer(filled: Path, oracle: An
     path.write_text(json.dumps(document))
     with pytest.raises(DamagedStoreError, match="shape"):
         ExpertStore.open(filled)
+
+
+def test_no_file_stays_open_whatever_is_found(filled: Path, oracle: Any) -> None:
+    def everything() -> None:
+        for deep in (False, True):
+            verify(filled, deep)
+        for mode in ("r", "r+"):
+            with contextlib.suppress(DamagedStoreError), ExpertStore.open(filled, mode) as store, store.snapshot():
+                pass
+        with contextlib.suppress(MomeError):
+            oracle.create(filled)
+
+    before = os.listdir("/proc/self/fd")
+    everything()
+    for name in ("keys/c/3/0", "experts/c/0/0", "experts/zarr.json", "catalog.sqlite", "zarr.json"):
+        truncate(filled / name)
+        everything()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_a_copied_store_is_as_good_as_the_first(filled: Path, tmp_path: Path, oracle: Any) -> None:

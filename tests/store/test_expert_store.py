@@ -359,6 +359,16 @@ def test_foreign_files_and_an_index_folder_do_not_disturb(filled: Path, oracle: 
     assert verify(filled, deep=True).ok
 
 
+def test_an_empty_store_survives_tools_that_drop_empty_directories(tmp_path: Path, oracle: Any) -> None:
+    oracle.create(tmp_path / "s").close()
+    for array in ("experts", "keys"):
+        (tmp_path / "s" / array / "c").rmdir()
+    oracle.check_path(tmp_path / "s")
+    with ExpertStore.open(tmp_path / "s", "r+") as store, store.transaction() as txn:
+        oracle.add(txn)
+    oracle.check_path(tmp_path / "s")
+
+
 def test_a_path_may_have_any_characters(tmp_path: Path, oracle: Any) -> None:
     path = tmp_path / "a b?c#d%20é"
     with oracle.create(path) as store, store.transaction() as txn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from mome_store.errors import StoreNotFoundError, WriteError
+from mome_store.errors import StoreNotFoundError, TransactionError, WriteError
 from mome_store.store import ExpertStore, Memory, verify
 from mome_store.store.catalog import CatalogWriter
 from mome_store.store.files import FileOperations
@@ -112,6 +113,17 @@ def test_a_failure_of_any_file_operation_leaves_nothing(
         oracle.check_path(filled)
     ExpertStore.open(filled, "r+").close()
     assert len(files_of(filled)) == len(before) + 4  # one shard of each array and their directories
+
+
+def test_a_write_error_that_the_caller_swallows_still_breaks_the_transaction(filled: Path, oracle: Any) -> None:
+    before = files_of(filled)
+    with ExpertStore.open(filled, "r+", files=FaultyFiles(3, fail_with(OSError(ENOSPC, "full")))) as store:
+        with pytest.raises(TransactionError, match="broke"), store.transaction() as txn:
+            for _ in range(3):
+                with contextlib.suppress(WriteError, TransactionError):
+                    txn.add_group(*oracle.group())
+        assert files_of(filled) == before
+    oracle.check_path(filled)
 
 
 def die() -> None:

@@ -8,12 +8,13 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from errno import EACCES
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mome_store.errors import StoreLockedError, StoreReadOnlyError
+from mome_store.errors import ReadError, StoreLockedError, StoreReadOnlyError
 from mome_store.store import ExpertStore, Memory, statistics, verify
 
 NOBODY = 65534
@@ -27,11 +28,11 @@ def place() -> Iterator[Path]:
         yield Path(directory)
 
 
-def without_rights(path: Path, work: Callable[[], None]) -> None:
+def without_rights(path: Path, work: Callable[[], None], unreadable: Path | None = None) -> None:
     """Runs `work` in a child that may only read what is at `path`."""
     modes = {file: file.stat().st_mode for file in [path, *path.rglob("*")]}
     for file in modes:
-        os.chmod(file, 0o555 if file.is_dir() else 0o444)
+        os.chmod(file, 0o555 if file.is_dir() else 0o000 if file == unreadable else 0o444)
     child = os.fork()
     if child == 0:
         code = 1
@@ -81,6 +82,19 @@ def test_a_closed_store_opens_in_a_read_only_directory(place: Path, oracle: Any)
     without_rights(path, lambda: read_all(path, oracle))
     read_all(path, oracle)
     assert state_of(path) == before
+
+
+@pytest.mark.parametrize("name", ["catalog.sqlite", "experts/c/0/0"])
+def test_a_file_that_may_not_be_read_is_named(place: Path, oracle: Any, name: str) -> None:
+    path = place / "s"
+    fill(path, oracle, close=True)
+
+    def work() -> None:
+        with pytest.raises(ReadError) as raised:
+            read_all(path, oracle)
+        assert raised.value.errno == EACCES and raised.value.path == str(path / name)
+
+    without_rights(path, work, unreadable=path / name)
 
 
 def test_writing_where_nothing_may_be_written_is_refused_plainly(place: Path, oracle: Any) -> None:
