@@ -47,14 +47,11 @@ class Figure:
 def print_figures(figures: Iterable[Figure]) -> None:
     """One line per figure, the bar and whether it is met at the end."""
     table = Table(box=None, pad_edge=False)
-    for header, justify in (
-        ("figure", "left"),
-        ("value", "right"),
-        ("peer", "left"),
-        ("ratio", "right"),
-        ("bar", "left"),
-    ):
-        table.add_column(header, justify="right" if justify == "right" else "left", overflow="fold")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_column("peer")
+    table.add_column("ratio", justify="right")
+    table.add_column("bar")
     table.add_column("")
     for figure in figures:
         peer = "" if figure.peer is None else figure.peer
@@ -68,7 +65,8 @@ def print_figures(figures: Iterable[Figure]) -> None:
             figure.bar or "",
             "" if figure.ok is None else ("ok" if figure.ok else "NOT MET"),
         )
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(table)
 
 
 def machine() -> dict[str, Any]:
