@@ -1,0 +1,41 @@
+"""Memories over tiny models: what the tests of modeling and tuning start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(params=("llama", "qwen2", "gemma", "gemma2", "gpt2"))
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make_memory(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """A function that makes a memory over a new empty store: `make_memory(architecture, **store settings)`."""
+    from tests.tiny_models import HashEncoder, make_model, make_tokenizer, target_of
+
+    from mome_store import ExpertSchema, ExpertStore, MemoryModel
+
+    opened: list[Any] = []
+
+    def make(
+        architecture: str = "llama", rank: int = 4, layers: range = range(2, 4), dtype: str = "float32"
+    ) -> MemoryModel:
+        model = make_model(architecture)
+        schema = ExpertSchema.for_model(model, [target_of(architecture)], layers=layers, rank=rank, dtype=dtype)
+        path = tmp_path / f"store-{len(opened)}"
+        store = ExpertStore.create(
+            path, schema, key_dim=HashEncoder.dim, encoder=HashEncoder.identity, rows_per_shard=64
+        )
+        memory = MemoryModel(model, make_tokenizer(), store, encoder=HashEncoder())
+        opened.extend((memory, store))
+        return memory
+
+    yield make
+    for each in opened:
+        each.close()
