@@ -24,7 +24,7 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def print_text(text: str = "") -> None:
     """Text for people, as it is: no markup, no wrapping."""
-    Console(soft_wrap=True).print(text, markup=False, highlight=False)
+    print(text, flush=True)
 
 
 def print_fields(values: Mapping[str, Any]) -> None:
@@ -34,7 +34,7 @@ def print_fields(values: Mapping[str, Any]) -> None:
     table.add_column()
     for name, value in values.items():
         table.add_row(name.replace("_", " "), value if isinstance(value, str) else json.dumps(value))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def note(message: str) -> None:
