@@ -7,10 +7,10 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 
@@ -123,17 +123,39 @@ def truncate(file: Path) -> None:
     os.truncate(file, file.stat().st_size - 1)
 
 
+def lengthen(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"\0")
+
+
+def swap_index_entries(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    index = len(content) - 4 - 16 * 4
+    content[index : index + 16], content[index + 16 : index + 32] = (
+        content[index + 16 : index + 32],
+        content[index : index + 16],
+    )
+    content[-4:] = google_crc32c.value(bytes(content[index:-4])).to_bytes(4, "little")
+    file.write_bytes(content)
+
+
+HARMS = {
+    "gone": Path.unlink,
+    "cut": truncate,
+    "empty": lambda file: os.truncate(file, 0),
+    "longer": lengthen,
+    "index checksum flipped": lambda file: flip(file, 8 * file.stat().st_size - 1),
+    "index changed with its checksum": swap_index_entries,
+}
+
+
 @pytest.mark.parametrize("name", ["experts/c/0/0", "keys/c/2/0"])
-@pytest.mark.parametrize(
-    "harm", [Path.unlink, truncate, lambda file: os.truncate(file, 0)], ids=["gone", "cut", "empty"]
-)
-def test_a_missing_or_truncated_shard_is_named_when_a_snapshot_is_taken(
-    filled: Path, name: str, harm: Callable[[Path], None]
-) -> None:
-    harm(filled / name)
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_shard_that_is_not_as_committed_is_named_when_a_snapshot_is_taken(filled: Path, name: str, harm: str) -> None:
+    HARMS[harm](filled / name)
     with ExpertStore.open(filled) as store, pytest.raises(DamagedStoreError) as raised:
         store.snapshot()
     assert raised.value.file == name and name in str(raised.value)
+    assert [damage.file for damage in verify(filled).damage] == [name]
 
 
 def test_a_damaged_record_is_named_by_file_row_and_expert_and_the_others_stay_readable(

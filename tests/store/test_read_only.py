@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mome_store.errors import ReadError, StoreLockedError, StoreReadOnlyError
-from mome_store.store import ExpertStore, Memory, statistics, verify
+from mome_store.store import ExpertStore, Memory, sqlite_access, statistics, verify
 
 NOBODY = 65534
 
@@ -136,6 +136,22 @@ def test_a_reader_works_while_a_writer_lives_and_sees_each_commit(place: Path, o
             read_all(path, oracle)
             with store.transaction() as txn:
                 oracle.add(txn)
+
+
+def test_a_read_that_a_whole_life_of_a_writer_overtook_is_read_again(filled: Path, oracle: Any) -> None:
+    """Without locks the reader may have seen half of either state; it must not return what it then computed."""
+    seen: list[int] = []
+
+    def query(connection: sqlite3.Connection) -> int:
+        before = int(connection.execute("SELECT max(id) FROM commits").fetchone()[0])
+        if not seen:
+            with ExpertStore.open(filled, "r+") as store, store.transaction() as txn:
+                oracle.add(txn)
+        seen.append(before)
+        return before
+
+    assert sqlite_access.read(filled / "catalog.sqlite", query) == 3
+    assert seen == [2, 3]
 
 
 def test_readers_beside_a_writer_always_see_a_whole_commit(place: Path, oracle: Any) -> None:
