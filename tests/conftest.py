@@ -17,9 +17,8 @@ def architecture(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def make_memory(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """A function that makes a memory over a new empty store: `make_memory(architecture, **store settings)`."""
-    from tests.tiny_models import HashEncoder, make_model, make_tokenizer, target_of
-
     from mome_store import ExpertSchema, ExpertStore, MemoryModel
+    from tests.tiny_models import HashEncoder, make_model, make_tokenizer, target_of
 
     opened: list[Any] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class HashEncoder:
     """A QueryEncoder without a model: character trigrams hashed into 64 dimensions."""
 
     dim = 64
-    identity = {"name": "hash", "fingerprint": "hash-64"}
+    identity: ClassVar = {"name": "hash", "fingerprint": "hash-64"}
 
     def encode(self, texts: Any) -> np.ndarray:
         vectors = np.zeros((len(texts), self.dim), np.float32)

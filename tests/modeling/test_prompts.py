@@ -8,7 +8,10 @@ from mome_store import SchemaError
 from mome_store.modeling import Prompts
 from tests.tiny_models import make_model, make_tokenizer
 
-TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<me>{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<me>{% endif %}"
+)
 
 
 @pytest.mark.parametrize("template", [None, TEMPLATE])
