@@ -93,28 +93,24 @@ class ExpertSchema:
         """The schema that adapts `target_modules` (dotted suffixes such as "mlp.down_proj") in `layers` of `model`.
 
         model: anything with `named_modules()` whose targets tell their widths as `nn.Linear` (in_features,
-        out_features) or as GPT-2's `Conv1D` (nx, nf) does. The layer is the last number in a module's dotted
-        name; layers=None takes them all, also modules without a number. The order is that of execution: by layer,
-        then as the model lists them.
+        out_features) or as GPT-2's `Conv1D` (nx, nf) does. The layer is the first number in a module's dotted
+        name (later ones count experts or sublayers); layers=None takes them all, also modules without a number. The
+        order is the one in which the model lists its modules, which is that of execution.
         """
         targets = tuple(target_modules) if not isinstance(target_modules, str) else (target_modules,)
-        found: list[tuple[int, str, tuple[int, int]]] = []
+        found: dict[str, tuple[int, int]] = {}
         unmatched = set(targets)
         for name, module in model.named_modules():
-            target = next((t for t in targets if name == t or name.endswith("." + t)), None)
-            if target is None:
-                continue
+            matching = {target for target in targets if name == target or name.endswith("." + target)}
             layer = _layer_number(name)
-            if layers is not None and (layer is None or layer not in layers):
-                continue
-            unmatched.discard(target)
-            found.append((-1 if layer is None else layer, name, _widths(name, module)))
+            if matching and (layers is None or (layer is not None and layer in layers)):
+                unmatched -= matching
+                found[name] = _widths(name, module)
         if unmatched or not found:
             raise SchemaError(
                 f"the model has no module named {', '.join(sorted(unmatched or targets))} in the layers asked"
             )
-        found.sort(key=lambda item: item[0])
-        return cls({name: widths for _, name, widths in found}, rank=rank, dtype=dtype, alpha=alpha)  # type: ignore[arg-type]
+        return cls(found, rank=rank, dtype=dtype, alpha=alpha)  # type: ignore[arg-type]
 
     @cached_property
     def sections(self) -> Mapping[str, Section]:
@@ -188,8 +184,7 @@ def _integer(value: Any, what: str) -> int:
 
 
 def _layer_number(name: str) -> int | None:
-    numbers = [part for part in name.split(".") if part.isdecimal()]
-    return int(numbers[-1]) if numbers else None
+    return next((int(part) for part in name.split(".") if part.isdecimal()), None)
 
 
 def _widths(name: str, module: Any) -> tuple[int, int]:

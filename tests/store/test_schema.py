@@ -101,24 +101,23 @@ class FakeModel:
         return iter([("", self), *self._modules.items()])
 
 
-def test_for_model_orders_by_layer_and_reads_linear_and_conv1d() -> None:
+def test_for_model_takes_the_layers_asked_in_the_models_order_and_reads_linear_and_conv1d() -> None:
     linear = SimpleNamespace(in_features=16, out_features=8)
     conv1d = SimpleNamespace(nx=8, nf=24)
-    layers = [10, 2, 1]
     modules: dict[str, Any] = {}
-    for layer in layers:
-        modules |= {f"h.{layer}.mlp.up": linear, f"h.{layer}.mlp.down": conv1d, f"h.{layer}.not_mlp.down": conv1d}
+    for layer in (1, 2, 10):
+        modules |= {f"h.{layer}.mlp.5.up": linear, f"h.{layer}.mlp.down": conv1d, f"h.{layer}.not_mlp.down": conv1d}
     schema = ExpertSchema.for_model(
         FakeModel(modules), ["mlp.down", "up"], layers=range(2, 11), rank=2, dtype="float32"
     )
     assert list(schema.modules.items()) == [
-        ("h.2.mlp.up", (16, 8)),
+        ("h.2.mlp.5.up", (16, 8)),
         ("h.2.mlp.down", (8, 24)),
-        ("h.10.mlp.up", (16, 8)),
+        ("h.10.mlp.5.up", (16, 8)),
         ("h.10.mlp.down", (8, 24)),
     ]
     assert (schema.rank, schema.dtype, schema.alpha) == (2, "float32", 2.0)
-    assert len(ExpertSchema.for_model(FakeModel(modules), ["mlp.up"]).modules) == 3
+    assert len(ExpertSchema.for_model(FakeModel(modules), "up").modules) == 3
 
 
 def test_for_model_names_what_it_does_not_find_or_can_not_adapt() -> None:
