@@ -1,9 +1,9 @@
 """The FAISS index over a snapshot's keys, kept as a file so that the next reader need not build it.
 
 The keys are the truth and the file, `index/<commit>.faiss`, is only a cache. It starts with a line of JSON
-(`_Header`), then come the bytes of the index. A file is used only when its header names this commit and a checksum of
-these very keys, and when its own size and checksum are right, all of it before FAISS parses a byte. In any
-doubt the index is built again. Where the file can't be written (a read-only store, a full disk) there is none.
+(`_Header`), then come the bytes of the index. A file is used only when its header holds the checksum of these very
+keys, and when its own size and checksum are right, all of it before FAISS parses a byte. In any doubt the
+index is built again. Where the file can't be written (a read-only store, a full disk) there is none.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class _Header:
     """First line of the file: `crc32c` and `bytes` of the index behind it, `keys_crc32c` of what it was built from."""
 
     format: int
-    commit: int
     rows: int
     dim: int
     keys_crc32c: int
@@ -42,20 +41,20 @@ def load_or_build_index(store: Path, commit: int, keys: NDArray[np.float32]) -> 
     path = store / "index" / f"{commit}.faiss"
     keys = np.ascontiguousarray(keys, np.float32)
     keys_crc = crc32c(keys.reshape(-1).view(np.uint8))
-    index = _read(path, commit, keys.shape, keys_crc)
+    index = _read(path, keys.shape, keys_crc)
     if index is None:
         index = faiss.IndexFlatIP(keys.shape[1])
         index.add(keys)
         if len(keys):
-            _write(path, index, commit, keys_crc)
+            _write(path, index, keys_crc)
     return index
 
 
-def _read(path: Path, commit: int, shape: tuple[int, ...], keys_crc: int) -> faiss.Index | None:
+def _read(path: Path, shape: tuple[int, ...], keys_crc: int) -> faiss.Index | None:
     try:
         with path.open("rb") as file:
             header = _Header(**json.loads(file.readline(_MAX_HEADER_BYTES)))
-            expected = _Header(_FORMAT, commit, shape[0], shape[1], keys_crc, header.bytes, header.crc32c)
+            expected = _Header(_FORMAT, shape[0], shape[1], keys_crc, header.bytes, header.crc32c)
             if header != expected or os.fstat(file.fileno()).st_size != file.tell() + header.bytes:
                 return None
             content = np.frombuffer(file.read(header.bytes), np.uint8)
@@ -75,9 +74,9 @@ def _read(path: Path, commit: int, shape: tuple[int, ...], keys_crc: int) -> fai
     return index if fits else None
 
 
-def _write(path: Path, index: faiss.Index, commit: int, keys_crc: int) -> None:
+def _write(path: Path, index: faiss.Index, keys_crc: int) -> None:
     content = faiss.serialize_index(index)
-    header = _Header(_FORMAT, commit, index.ntotal, index.d, keys_crc, len(content), crc32c(content))
+    header = _Header(_FORMAT, index.ntotal, index.d, keys_crc, len(content), crc32c(content))
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)

@@ -45,6 +45,18 @@ def test_fingerprint_changes_with_any_single_weight_and_with_a_config_fact() -> 
     assert fingerprint(tiny_llama(rms_norm_eps=1e-4)) != before
 
 
+def test_fingerprint_counts_buffers_that_are_saved_and_a_tied_weight_once() -> None:
+    model = tiny_llama(tie_word_embeddings=True)
+    before = fingerprint(model)
+    model.register_buffer("scratch", torch.zeros(2), persistent=False)
+    assert fingerprint(model) == before
+    model.register_buffer("scale", torch.ones(()))
+    with_buffer = fingerprint(model)
+    model.scale += 1
+    assert len({before, with_buffer, fingerprint(model)}) == 3
+    assert fingerprint(tiny_llama(tie_word_embeddings=False)) != before
+
+
 def test_fingerprint_survives_saving_and_loading(tmp_path: Path) -> None:
     model = tiny_llama(tie_word_embeddings=True)
     model.save_pretrained(tmp_path)
