@@ -15,7 +15,7 @@ class MomeError(Exception):
 
 
 class SchemaError(MomeError, ValueError):
-    """An expert, key, schema or setting does not fit: wrong module, shape, rank, dtype, or a value that is not finite."""
+    """An expert, key, schema or setting does not fit: wrong module, shape, rank or dtype, or a value is not finite."""
 
 
 class StoreNotFoundError(MomeError, FileNotFoundError):
@@ -75,7 +75,8 @@ class FormatVersionError(MomeError):
         self.found = found
         self.supported = supported
         super().__init__(
-            f"{path}: store format {found!r}, but this version of mome_store reads up to {supported}; upgrade mome_store"
+            f"{path}: store format {found!r}, but this version of mome_store reads up to {supported}; "
+            "upgrade mome_store"
         )
 
 
@@ -97,7 +98,10 @@ class CapacityError(MomeError):
     def __init__(self, needed: int, slots: int) -> None:
         self.needed = needed
         self.slots = slots
-        super().__init__(f"the batch needs {needed} experts at once but the cache has {slots} slots; raise its capacity or split the batch")
+        super().__init__(
+            f"the batch needs {needed} experts at once but the cache has {slots} slots; "
+            "raise its capacity or split the batch"
+        )
 
 
 class BaseModelMismatchError(MomeError):
