@@ -92,6 +92,5 @@ def _tune(facts: list[Fact], path: Path, model: str | None, encoder: str | None)
         except StoreNotFoundError:
             create_store(path, model, named)
             store = ExpertStore.open(path, mode="r+")
-        with store:
-            with MemoryModel.from_pretrained(model, store=store, encoder=named) as memory:
-                return MemoryTuner(memory).memorize(facts, on_progress=show)
+        with store, MemoryModel.from_pretrained(model, store=store, encoder=named) as memory:
+            return MemoryTuner(memory).memorize(facts, on_progress=show)
