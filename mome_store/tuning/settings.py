@@ -38,7 +38,7 @@ class TuningSettings:
     stop_probability: float = 0.99
     max_steps: int = 60
     max_experts: int = 4
-    commit_facts: int = 64
+    commit_facts: int = 128
     competitors: int = 8
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class TuningSettings:
             raise SchemaError(f"learning_rate must be positive, found {self.learning_rate}")
 
 
-def default_schema(model: PreTrainedModel, rank: int = 3) -> ExpertSchema:
+def default_schema(model: PreTrainedModel, rank: int = 4) -> ExpertSchema:
     """One adapted layer four fifths of the way up: the output projection of its MLP, in bf16.
 
     Late enough that a step runs few layers, early enough that the layers above can still form the answer's tokens

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from mome_store.tuning.settings import TuningSettings
 from mome_store.tuning.upper_layers import UpperLayers
 
 _EPSILON = 1e-8  # Adam's
-_ROUNDING_MARGIN = 0.8  # a fact is worth a check when its loss leaves room for what rounding to the record costs
+_CHECK_MARGIN = 0.8
 
 
 @dataclass(eq=False)
@@ -33,7 +33,8 @@ class Trainee:
 
     a: module -> float32 [experts * rank, d_in]; b: module -> B transposed, float32 [experts * rank, d_out].
     first, second: Adam's running moments of a and b. steps: since the last expert was added. total_steps: in all.
-    shortlist: the tokens that compete with the answer's. worst: probability of the least likely answer token.
+    shortlist: the tokens that compete with the answer's. worst_loss: of the least likely answer token, among them.
+    check_below: the fact is checked when `worst_loss` is below this.
     """
 
     constants: FactConstants
@@ -42,17 +43,20 @@ class Trainee:
     first: dict[str, tuple[torch.Tensor, torch.Tensor]]
     second: dict[str, tuple[torch.Tensor, torch.Tensor]]
     shortlist: torch.Tensor
+    check_below: float
     experts: int = 0
     steps: int = 0
     total_steps: int = 0
-    worst: float = 0.0
+    worst_loss: float = math.inf
 
     @classmethod
-    def begin(cls, constants: FactConstants, schema: ExpertSchema) -> Trainee:
+    def begin(cls, constants: FactConstants, schema: ExpertSchema, settings: TuningSettings) -> Trainee:
         device = constants.hidden.device
         a = {name: torch.empty(0, d_in, device=device) for name, (d_in, _) in schema.modules.items()}
         b = {name: torch.empty(0, d_out, device=device) for name, (_, d_out) in schema.modules.items()}
-        trainee = cls(constants, a, b, {}, {}, constants.shortlist)
+        # A margin for what rounding to the record's dtype and the tokens off the shortlist cost.
+        check_below = -_CHECK_MARGIN * math.log(settings.stop_probability)
+        trainee = cls(constants, a, b, {}, {}, constants.shortlist, check_below)
         trainee.add_expert(schema.rank)
         return trainee
 
@@ -71,12 +75,10 @@ class Trainee:
         self.experts += 1
         self.steps = 0
 
-    def admit_rivals(self, rivals: torch.Tensor) -> bool:
-        """Puts tokens (int64) on the shortlist; True when some of them are new there."""
-        longer = torch.cat([self.shortlist, rivals]).unique()
-        grew = len(longer) > len(self.shortlist)
-        self.shortlist = longer
-        return grew
+    def learn_from(self, verdict: Verdict) -> None:
+        """After a failed check: its rivals go on the shortlist, and the next check waits until the loss is lower."""
+        self.shortlist = torch.cat([self.shortlist, verdict.rivals]).unique()
+        self.check_below = _CHECK_MARGIN * self.worst_loss
 
     def weights(self, rank: int) -> list[Weights]:
         """The experts as the store takes them: module -> (A [r, d_in], B [d_out, r]), float32."""
@@ -102,7 +104,6 @@ class Verdict:
     """
 
     passed: bool
-    worst: float
     nll: float
     rivals: torch.Tensor
 
@@ -128,7 +129,7 @@ class TrainingBatch:
 
     def add(self, facts: Sequence[FactConstants]) -> None:
         self.unstack()
-        self.trainees += [Trainee.begin(fact, self._upper.schema) for fact in facts]
+        self.trainees += [Trainee.begin(fact, self._upper.schema, self._settings) for fact in facts]
 
     def unstack(self) -> None:
         """Brings the trainees up to date. Call it before changing them or the list; `step` stacks them again."""
@@ -146,8 +147,8 @@ class TrainingBatch:
         losses, gradients = self._stacked.losses_and_gradients(self._upper)
         seem_finished = []
         for place, (trainee, loss) in enumerate(zip(self.trainees, losses.tolist(), strict=True)):
-            trainee.worst = math.exp(-loss)
-            if loss < _ROUNDING_MARGIN * self._limit:
+            trainee.worst_loss = loss
+            if loss < trainee.check_below:
                 seem_finished.append((trainee, self._stacked.copy_of(place, trainee)))
         self._stacked.adam(gradients, self._settings)
         for trainee in self.trainees:
@@ -179,7 +180,7 @@ class TrainingBatch:
             likely = logits[own].topk(min(4, self._upper.vocabulary)).indices
             worst = float(loss[own].max())
             passed = bool((best[own] == targets[own]).all()) and worst <= self._limit
-            verdicts.append(Verdict(passed, math.exp(-worst), float(loss[own].mean()), likely.unique()))
+            verdicts.append(Verdict(passed, float(loss[own].mean()), likely.unique()))
         return verdicts
 
 
@@ -242,7 +243,7 @@ class _Stacked:
         rows = self._rows[place]
         a = {name: a[place, :rows].clone() for name, (a, _) in self._parameters.items()}
         b = {name: b[place, :rows].clone() for name, (_, b) in self._parameters.items()}
-        return Trainee(trainee.constants, a, b, {}, {}, trainee.shortlist, trainee.experts)
+        return replace(trainee, a=a, b=b)
 
     def write_back(self, trainees: Sequence[Trainee]) -> None:
         for place, (trainee, rows) in enumerate(zip(trainees, self._rows, strict=True)):

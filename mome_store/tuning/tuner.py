@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,8 +12,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
 
 from mome_store.errors import FactError, SchemaError
 from mome_store.modeling.base_model import BaseModelSource, fingerprint, load_base_model, resolve_base_model
@@ -29,8 +28,10 @@ if TYPE_CHECKING:
     from mome_store.modeling import MemoryModel
     from mome_store.routing import QueryEncoder
 
-_PASS_FACTS = 16
-"""Facts whose constants are computed in one pass: enough to keep the matrix products large."""
+_PASS_TOKENS = 512
+"""Tokens in one pass of the base model: enough for fast matrix products, few enough for the CPU's cache."""
+_REFILL_FACTS = 8
+"""Places are refilled when so many are free, since a pass with few tokens is slow."""
 
 
 def create_store(
@@ -192,8 +193,8 @@ class _Run:
         upper = UpperLayers(self._memory.model, self._store.schema, self._memory.attachment)
         check_cut(upper)
         prefix = prefix_constants(upper, common_prefix([p for fact in facts for p in fact.prompts]))
-        # Answers of like length side by side waste no padding.
-        queue = deque(sorted(facts, key=lambda fact: len(fact.answer)))
+        # Answers and prompts of like length side by side waste no padding.
+        queue = deque(sorted(facts, key=lambda fact: (len(fact.answer), max(map(len, fact.prompts)))))
         batch = TrainingBatch(upper, prefix, self._settings)
         while queue or len(batch):
             for chosen in self._next_facts(queue, batch):
@@ -214,15 +215,14 @@ class _Run:
         """The facts that take up free places, in parts of one pass each; none until there are enough for a pass."""
         settings = self._settings
         free = settings.batch_facts - len(batch)
-        if len(batch) and free < min(_PASS_FACTS, settings.batch_facts, len(queue)):
+        if len(batch) and free < min(_REFILL_FACTS, settings.batch_facts, len(queue)):
             return
         room = settings.batch_tokens - batch.positions
         chosen: list[Wordings] = []
         while queue and len(chosen) < free and (queue[0].positions <= room or not (chosen or len(batch))):
             room -= queue[0].positions
             chosen.append(queue.popleft())
-        for start in range(0, len(chosen), _PASS_FACTS):
-            yield chosen[start : start + _PASS_FACTS]
+        yield from _passes(chosen)
 
     def _step(self, batch: TrainingBatch) -> None:
         """A step of the batch, and what follows: facts finished, given one more expert, or given up."""
@@ -230,20 +230,20 @@ class _Run:
         seem_finished = batch.step()
         verdicts = batch.check([copy for _, copy in seem_finished]) if seem_finished else []
         leaving: set[Trainee] = set()
-        with_rivals: list[tuple[Trainee, torch.Tensor]] = []
+        failed: list[tuple[Trainee, Verdict]] = []
         for (trainee, copy), verdict in zip(seem_finished, verdicts, strict=True):
             if verdict.passed:
                 self._finished.append((copy, verdict))
                 self.steps += trainee.total_steps
                 leaving.add(trainee)
             else:
-                with_rivals.append((trainee, verdict.rivals))
+                failed.append((trainee, verdict))
         stuck = [t for t in batch.trainees if t not in leaving and t.steps >= settings.max_steps]
-        if not (leaving or with_rivals or stuck):
+        if not (leaving or failed or stuck):
             return
         batch.unstack()
-        for trainee, rivals in with_rivals:
-            trainee.admit_rivals(rivals)
+        for trainee, verdict in failed:
+            trainee.learn_from(verdict)
         for trainee in stuck:
             if trainee.experts < settings.max_experts:
                 trainee.add_expert(self._store.schema.rank)
@@ -277,11 +277,26 @@ class _Run:
             self._on_progress(TuningProgress(done, len(self.failed), self._total, in_training, self._commits))
 
 
+def _passes(facts: Sequence[Wordings]) -> Iterator[list[Wordings]]:
+    """`facts`, sorted by length, in parts of about `_PASS_TOKENS`, padding counted."""
+    part: list[Wordings] = []
+    rows = 0
+    for fact in facts:
+        longest = max(map(len, fact.prompts)) + len(fact.answer)
+        if part and (rows + len(fact.prompts)) * longest > _PASS_TOKENS:
+            yield part
+            part, rows = [], 0
+        part.append(fact)
+        rows += len(fact.prompts)
+    if part:
+        yield part
+
+
 def _failure(trainee: Trainee) -> FailedFact:
     return FailedFact(
         trainee.constants.wordings.fact,
         f"not memorised in {trainee.total_steps} steps with {trainee.experts} experts: "
-        f"the least likely token of the answer has probability {trainee.worst:.3f}",
+        f"the least likely token of the answer has probability {math.exp(-trainee.worst_loss):.3f}",
     )
 
 

@@ -63,7 +63,8 @@ class UpperLayers:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., vocabulary] of hidden states [..., d] after the final norm."""
-        return self._capped(self._head(hidden))
+        # Flat, since a batched product with slices of a larger tensor does not take the fast path.
+        return self._capped(self._head(hidden.reshape(-1, hidden.shape[-1]))).view(*hidden.shape[:-1], -1)
 
     def head_rows(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The head's weight [..., d] and bias [...] (or None) for `tokens` int64 [...]."""
