@@ -2,6 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Annotated
+
 import typer
 
+from mome_tools.figures import Figure, machine, machine_text, print_figures
+from mome_tools.output import JsonOption, print_json, print_text, progress_bar
+
 app = typer.Typer(help="Measure, each figure beside its peer in the same run.", no_args_is_help=True)
+
+
+@app.callback()
+def family() -> None:
+    """Keeps `tune` a command of its own while it is the only one."""
+
+
+@app.command()
+def tune(
+    facts: Annotated[int, typer.Option("--facts", min=1, help="Airports to memorise, by us and by the peer.")] = 64,
+    peer_seconds: Annotated[float, typer.Option("--peer-seconds", min=1, help="Training time for the peer.")] = 300.0,
+    json: JsonOption = False,
+) -> None:
+    """Memory tuning beside PEFT LoRA (r = 32, all linear layers), on the same facts to the same bar."""
+    with progress_bar() as progress:
+        task = progress.add_task("loading", total=None, note="")
+
+        from mome_tools.bench_tune import measure_tuning
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        figures = measure_tuning(facts, peer_seconds=peer_seconds, on_progress=show)
+    report(figures, json)
+
+
+def report(figures: Sequence[Figure], json: bool) -> None:
+    """Print figures; exit code 1 when one misses its bar, so that a script sees it."""
+    if json:
+        print_json({"figures": [figure.to_json() for figure in figures], "machine": machine()})
+    else:
+        print_text(f"Machine: {machine_text()}\n")
+        print_figures(figures)
+    if any(figure.ok is False for figure in figures):
+        raise typer.Exit(1)
