@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from mome_store.allocator import keep_freed_memory
 from mome_store.errors import BaseModelMismatchError, ClosedError, SchemaError
 from mome_store.modeling.active_experts import ActiveExperts, positions_of
 from mome_store.modeling.base_model import fingerprint, load_base_model, resolve_base_model
@@ -43,6 +44,7 @@ class MemoryModel:
 
     Made by `from_pretrained`, or from a model in hand: the model is changed in place (its adapted layers are wrapped)
     until `close`. Its weights are never written. One batch at a time: calls from several threads wait for each other.
+    The process keeps memory that it frees (`mome_store.allocator`).
 
     Attributes: `model`, `tokenizer`, `prompts`, `store`, `snapshot` (of the commit that is answered from), `router`,
     `cache`, `attachment` (what the adapted layers listen to).
@@ -57,6 +59,7 @@ class MemoryModel:
         cache: int | str | None = None,
         encoder: QueryEncoder | None = None,
     ) -> None:
+        keep_freed_memory()
         self._owns_store = not isinstance(store, ExpertStore)
         self.store = store if isinstance(store, ExpertStore) else ExpertStore.open(store)
         self._lock = threading.RLock()
