@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from mome_store.store.checksum import canonical_json, crc32c
 
+INDEX_FOLDER = "index"
+"""The folder of a store that holds nothing but this cache."""
 _FORMAT = 1
 _MAX_HEADER_BYTES = 4096
 
@@ -38,7 +40,7 @@ class _Header:
 
 def load_or_build_index(store: Path, commit: int, keys: NDArray[np.float32]) -> faiss.Index:
     """An exact inner-product index over `keys` [m, dim]; position i of a result is row i of `keys`."""
-    path = store / "index" / f"{commit}.faiss"
+    path = store / INDEX_FOLDER / f"{commit}.faiss"
     keys = np.ascontiguousarray(keys, np.float32)
     keys_crc = crc32c(keys.reshape(-1).view(np.uint8))
     index = _read(path, keys.shape, keys_crc)

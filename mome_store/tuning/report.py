@@ -36,7 +36,8 @@ class TuningReport:
     facts: how many were asked for. memorized: how many the store now holds, `resumed` of them from before.
     failed: the rest, each with its reason. group_ids: of the facts memorised by this run.
     seconds: of this run, model loading not included. seconds_per_fact: over the facts trained by it.
-    bytes_per_fact: growth of the store's folder by the facts memorised in this run. steps_per_fact: mean.
+    bytes_per_fact: growth of the store's folder by the facts memorised in this run, without the router's index, which
+    is a cache that may be deleted. steps_per_fact: mean.
     The last three are 0 where nothing had to be trained.
     """
 

@@ -38,7 +38,7 @@ class TuningSettings:
     stop_probability: float = 0.99
     max_steps: int = 60
     max_experts: int = 4
-    commit_facts: int = 128
+    commit_facts: int = 64
     competitors: int = 8
 
     def __post_init__(self) -> None:

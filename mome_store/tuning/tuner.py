@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mome_store.errors import FactError, SchemaError
 from mome_store.modeling.base_model import BaseModelSource, fingerprint, load_base_model, resolve_base_model
+from mome_store.routing.index_cache import INDEX_FOLDER
 from mome_store.store import ExpertStore, Memory
 from mome_store.tuning.base_pass import check_cut, fact_constants, prefix_constants
 from mome_store.tuning.constants import Wordings, common_prefix
@@ -323,4 +324,6 @@ def _writable(memory: MemoryModel) -> Iterator[ExpertStore]:
 
 
 def _folder_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Bytes of a store's files, without those of the router's index cache."""
+    files = (file for file in path.rglob("*") if file.is_file() and file.relative_to(path).parts[0] != INDEX_FOLDER)
+    return sum(file.stat().st_size for file in files)
