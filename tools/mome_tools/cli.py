@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import signal
 import sys
 
 import typer
@@ -28,6 +30,8 @@ app.add_typer(bench.app, name="bench")
 def main() -> None:
     """Entry point. Exit code 0, 1 for an error (one line on stderr), 2 for wrong usage, 130 for Ctrl-C."""
     show_warnings_as_notes()
+    # The answer is out by then: a Ctrl-C while the interpreter shuts down must not turn it into a failure.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         app()
     except MomeError as error:

@@ -37,13 +37,13 @@ def memorize(
     json: JsonOption = False,
 ) -> None:
     """Train the model's memory until it says each answer exactly. Running it again continues where it stopped."""
-    from mome_store.tuning.facts import load_facts
-
     if mode is Mode.POOL:
         raise SchemaError("--mode pool is not supported yet; leave it out")
-    facts = load_facts(facts_file)
-    _refuse_unknowns(facts)
     try:
+        from mome_store.tuning.facts import load_facts
+
+        facts = load_facts(facts_file)
+        _refuse_unknowns(facts)
         report = _tune(facts, store, model, encoder)
     except KeyboardInterrupt:
         note(f"interrupted: what was committed to {store} stands; the same command continues from there")
