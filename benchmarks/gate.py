@@ -151,7 +151,8 @@ def opened(
     run: Sequence[dict[str, NDArray[np.float64]]], threshold: float, kind: str, margin: float
 ) -> NDArray[np.float64]:
     """Share of each kind of question for which the gate opens (of the other wordings: to the right group)."""
-    return np.array([((each["score"] >= threshold) & (each[kind] >= margin) & (each["right"] > 0)).mean() for each in run])
+    gates = [(each["score"] >= threshold) & (each[kind] >= margin) & (each["right"] > 0) for each in run]
+    return np.array([gate.mean() for gate in gates])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mome_store.tuning.facts import Fact
 
 SPEED_TOKENS = 64
-SPEED_ROUNDS = 9
+SPEED_ROUNDS = 5
 ELSEWHERE = ("What is the capital of France?", "Write one sentence about autumn.", "Who wrote Hamlet?")
 
 
