@@ -33,13 +33,13 @@ class TuningSettings:
 
     batch_facts: int = 64
     batch_tokens: int = 2048
-    learning_rate: float = 2e-2
+    learning_rate: float = 3e-2
     betas: tuple[float, float] = (0.9, 0.99)
     stop_probability: float = 0.99
     max_steps: int = 60
     max_experts: int = 4
     commit_facts: int = 64
-    competitors: int = 8
+    competitors: int = 32
 
     def __post_init__(self) -> None:
         for name in ("batch_facts", "batch_tokens", "max_steps", "max_experts", "commit_facts", "competitors"):
@@ -52,13 +52,13 @@ class TuningSettings:
 
 
 def default_schema(model: PreTrainedModel, rank: int = 4) -> ExpertSchema:
-    """One adapted layer four fifths of the way up: the output projection of its MLP, in bf16.
+    """One adapted layer seven eighths of the way up: the output projection of its MLP, in bf16.
 
     Late enough that a step runs few layers, early enough that the layers above can still form the answer's tokens
     (the measurements are in docs/tuning.md). Raises SchemaError for a model whose MLP goes by an unknown name.
     """
     layers = int(model.config.num_hidden_layers)
-    layer = min(4 * layers // 5, layers - 1)
+    layer = 7 * layers // 8
     for target in _OUTPUT_PROJECTIONS:
         if any(name.endswith(f".{layer}.{target}") for name, _ in model.named_modules()):
             return ExpertSchema.for_model(model, target_modules=[target], layers=[layer], rank=rank)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from mome_store.modeling import MemoryModel
     from mome_store.routing import QueryEncoder
 
-_PASS_TOKENS = 512
-"""Tokens in one pass of the base model: enough for fast matrix products, few enough for the CPU's cache."""
+_PASS_TOKENS = 1024
+"""Tokens in one pass of the base model: enough for fast matrix products, few enough to leave memory."""
 _REFILL_FACTS = 8
 """Places are refilled when so many are free, since a pass with few tokens is slow."""
 
