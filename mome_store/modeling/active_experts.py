@@ -12,8 +12,7 @@ import torch
 
 from mome_store.errors import SchemaError
 from mome_store.routing import Route
-from mome_store.runtime.apply import apply_experts
-from mome_store.runtime.expert_cache import DTYPE_CODES
+from mome_store.runtime.apply import ExpertTables, apply_module
 
 if TYPE_CHECKING:
     from mome_store.runtime import ExpertCache, Lease
@@ -50,22 +49,10 @@ class ActiveExperts:
             part.select_rows(tokens, past)
 
     def add_delta(self, module: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        section = self._schema.sections[module]
         y = y.contiguous()
-        rows_of_y, rows_of_x = y.view(-1, section.d_out), x.reshape(-1, section.d_in)
         for part in self._parts:
             if len(part.row_index):
-                apply_experts(
-                    rows_of_y,
-                    rows_of_x,
-                    part.row_index,
-                    part.row_sequence,
-                    *part.experts,
-                    section.a_offset,
-                    section.b_offset,
-                    self._schema.alpha,
-                    DTYPE_CODES[self._schema.dtype],
-                )
+                apply_module(self._schema, module, y, x, part.row_index, part.row_sequence, part.experts)
         return y
 
     def close(self) -> None:
@@ -87,7 +74,7 @@ class _Part:
     """The experts of one activation: their lease, and the rows of the present forward pass that they act on."""
 
     lease: Lease
-    experts: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+    experts: ExpertTables
     sequences: torch.Tensor  # int64: those that have experts
     first: int  # the first position acted on
     row_index: torch.Tensor

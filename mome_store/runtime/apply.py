@@ -15,6 +15,8 @@ import torch
 
 from mome_store import _core
 from mome_store.errors import SchemaError
+from mome_store.runtime.expert_cache import DTYPE_CODES
+from mome_store.store import ExpertSchema
 
 _SCHEMA = (
     "(Tensor(a!) y, Tensor x, Tensor row_index, Tensor row_sequence, Tensor expert_indptr, Tensor expert_base, "
@@ -54,6 +56,37 @@ def apply_experts(
         torch.ops.mome.apply_experts(*arguments, a_offset, b_offset, alpha, weight_dtype)
     else:  # the dispatcher would double the cost of a call
         _apply(*arguments, a_offset, b_offset, alpha, weight_dtype)
+
+
+ExpertTables = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""expert_indptr, expert_base, expert_rank and expert_weight of `apply_experts`."""
+
+
+def apply_module(
+    schema: ExpertSchema,
+    module: str,
+    y: torch.Tensor,
+    x: torch.Tensor,
+    row_index: torch.Tensor,
+    row_sequence: torch.Tensor,
+    experts: ExpertTables,
+) -> None:
+    """`apply_experts` for one module of a schema.
+
+    y [..., d_out], contiguous, is changed in place; x [..., d_in]. row_index counts rows over all leading dimensions.
+    """
+    section = schema.sections[module]
+    apply_experts(
+        y.view(-1, section.d_out),
+        x.reshape(-1, section.d_in),
+        row_index,
+        row_sequence,
+        *experts,
+        section.a_offset,
+        section.b_offset,
+        schema.alpha,
+        DTYPE_CODES[schema.dtype],
+    )
 
 
 def _apply(

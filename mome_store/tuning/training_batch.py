@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from mome_store.modeling.memory_linear import DeltaSource
-from mome_store.runtime.apply import apply_experts
-from mome_store.runtime.expert_cache import DTYPE_CODES
+from mome_store.runtime.apply import apply_module
 from mome_store.store import ExpertSchema
 from mome_store.store.record import Weights, encode_record
 from mome_store.tuning.constants import IGNORED, Batch, FactConstants, Prefix, collate
@@ -300,17 +299,6 @@ class _RecordedExperts(DeltaSource):
         )
 
     def add_delta(self, module: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        section = self._schema.sections[module]
         y = y.contiguous()
-        apply_experts(
-            y.view(-1, section.d_out),
-            x.reshape(-1, section.d_in),
-            self._rows,
-            self._row_fact,
-            *self._experts,
-            section.a_offset,
-            section.b_offset,
-            self._schema.alpha,
-            DTYPE_CODES[self._schema.dtype],
-        )
+        apply_module(self._schema, module, y, x, self._rows, self._row_fact, self._experts)
         return y
