@@ -26,22 +26,18 @@ _IGNORED = -100
 
 @dataclass(frozen=True)
 class PeerResult:
-    """How far the peer came.
+    """How far the peer came, at the moment when facts at the bar per second of training were most.
 
-    at_bar: facts at the bar, of `facts`, at the moment when facts at the bar per second of training was highest;
-    seconds: of training until then. epochs: run in all. total_seconds: of training in all. finished: all at the bar.
+    at_bar: facts at the bar; epochs, seconds: of training until then. If no fact ever was, those of the whole run.
     """
 
-    facts: int
     at_bar: int
-    seconds: float
     epochs: int
-    total_seconds: float
-    finished: bool
+    seconds: float
 
     @property
     def facts_per_second(self) -> float:
-        return self.at_bar / self.seconds if self.seconds else 0.0
+        return self.at_bar / self.seconds
 
 
 def train_peft(
@@ -74,8 +70,9 @@ def train_peft(
     ]
     shuffle = random.Random(0)
     limit = -math.log(stop_probability)
-    spent = best_seconds = 0.0
-    best = epoch = at_bar = 0
+    spent = 0.0
+    epoch = at_bar = 0
+    best: PeerResult | None = None
     while at_bar < len(facts) and spent < time_limit:
         epoch += 1
         shuffle.shuffle(rows)
@@ -92,9 +89,12 @@ def train_peft(
                     worst[fact] = max(worst[fact], float(loss))
         at_bar = sum(loss <= limit for loss in worst)
         on_epoch(epoch, at_bar)
-        if best_seconds == 0.0 or at_bar / spent > best / best_seconds:
-            best, best_seconds = at_bar, spent
-    return PeerResult(len(facts), best, best_seconds, epoch, spent, at_bar == len(facts))
+        reached = PeerResult(at_bar, epoch, spent)
+        if best is None or best.at_bar == 0 or reached.facts_per_second > best.facts_per_second:
+            best = reached
+    if best is None:
+        raise ValueError("a peer needs at least one fact and a time limit above zero")
+    return best
 
 
 _Row = tuple[int, list[int], list[int]]
