@@ -104,6 +104,15 @@ class CapacityError(MomeError):
         )
 
 
+class DeviceMemoryError(MomeError, MemoryError):
+    """A device has no memory for the cache. Attributes: `device`, `bytes` (what was asked for)."""
+
+    def __init__(self, device: str, bytes: int) -> None:
+        self.device = device
+        self.bytes = bytes
+        super().__init__(f"{device} has no {bytes} bytes of memory left for the expert cache; lower its capacity")
+
+
 class BaseModelMismatchError(MomeError):
     """The store's experts were trained beside another base model, or the base model can't be found."""
 

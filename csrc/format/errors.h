@@ -58,4 +58,19 @@ struct ReadError : std::runtime_error {
     int error_number;
 };
 
+// A device has not so much memory.
+struct DeviceMemoryError : std::runtime_error {
+    DeviceMemoryError(std::string device_, int64_t bytes_)
+        : std::runtime_error(device_ + " has no " + std::to_string(bytes_) + " bytes of memory left"),
+          device(std::move(device_)),
+          bytes(bytes_) {}
+    std::string device;
+    int64_t bytes;
+};
+
+// Something was used after its end, or in a process that it does not belong to.
+struct ClosedError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
 }  // namespace mome

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <optional>
 #include <utility>
@@ -18,10 +19,14 @@
 namespace mome {
 namespace {
 
+size_t page_bytes() {
+    static const auto bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    return bytes;
+}
+
 // The pages that hold [offset, offset + count), as madvise wants them.
 std::pair<void*, size_t> pages(Bytes mapping, int64_t offset, int64_t count) {
-    static const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    const size_t begin = static_cast<size_t>(offset) / page * page;
+    const size_t begin = static_cast<size_t>(offset) / page_bytes() * page_bytes();
     const auto* at = mapping.data() + begin;
     return {const_cast<std::byte*>(at), static_cast<size_t>(offset + count) - begin};
 }
@@ -64,6 +69,21 @@ void MappedFile::load(int64_t offset, int64_t count) const {
         throw wrong_size(path_, status.st_size, expected);
     }
     throw ReadError(path_, offset, reason == EFAULT ? EIO : reason);  // EFAULT: touching it would be a SIGBUS
+}
+
+bool MappedFile::resident(int64_t offset, int64_t count) const {
+    constexpr size_t kMost = 1024;  // pages asked about at once
+    unsigned char present[kMost];
+    auto [at, length] = pages(bytes_, offset, count);
+    while (length > 0) {
+        const size_t asked = std::min(length, kMost * page_bytes());
+        if (mincore(at, asked, present) != 0) return false;
+        const size_t counted = (asked + page_bytes() - 1) / page_bytes();
+        if (!std::all_of(present, present + counted, [](unsigned char page) { return (page & 1) != 0; })) return false;
+        at = static_cast<std::byte*>(at) + asked;
+        length -= asked;
+    }
+    return true;
 }
 
 bool MappedFile::is(int fd) const {

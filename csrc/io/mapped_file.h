@@ -28,6 +28,10 @@ class MappedFile {
     // this, it does nothing.)
     void load(int64_t offset, int64_t count) const;
 
+    // True when a range is in the page cache, as far as the kernel tells: it tells only the owner of a file, or who may
+    // write it, and says yes to everybody else.
+    bool resident(int64_t offset, int64_t count) const;
+
     // True when `fd` is the very file that is mapped.
     bool is(int fd) const;
 

@@ -10,9 +10,10 @@
 
 namespace mome {
 
-Shard::Shard(const ShardSource& source, int64_t rows_per_shard, const RecordFormat& format)
+Shard::Shard(const ShardSource& source, int64_t rows_per_shard, const RecordFormat& format, Access access)
     : number_(source.number),
       file_(source.fd, source.path, source.bytes),
+      descriptor_(source.fd, access, source.path),
       index_(ShardIndex::parse(file_.bytes(), static_cast<size_t>(rows_per_shard),
                                static_cast<size_t>(format.record_bytes), source.index_crc, source.path,
                                source.number * rows_per_shard)),
@@ -24,10 +25,11 @@ Bytes Shard::record(int64_t slot, const RecordFormat& format) const {
 
 ShardSet::ShardSet(const RecordFormat& format, int64_t rows_per_shard, Verify verify,
                    std::span<const ShardSource> shards, std::vector<int64_t> ids, std::vector<int64_t> rows,
-                   std::vector<int64_t> groups, const ShardSet* previous)
+                   std::vector<int64_t> groups, const ShardSet* previous, Access access)
     : format_(format),
       rows_per_shard_(rows_per_shard),
       verify_(verify),
+      access_(access),
       ids_(std::move(ids)),
       rows_(std::move(rows)),
       groups_(std::move(groups)) {
@@ -43,11 +45,12 @@ ShardSet::ShardSet(const RecordFormat& format, int64_t rows_per_shard, Verify ve
         throw SchemaError("expert ids must be strictly ascending");
     }
     const bool reuse = previous != nullptr && previous->rows_per_shard_ == rows_per_shard &&
-                       previous->format_.schema_crc == format.schema_crc && previous->verify_ == verify;
+                       previous->format_.schema_crc == format.schema_crc && previous->verify_ == verify &&
+                       previous->access_ == access;
     for (const ShardSource& source : shards) {
         auto known = reuse ? previous->shard(source.number) : nullptr;
         if (known == nullptr || !known->is(source)) {
-            known = std::make_shared<Shard>(source, rows_per_shard, format);
+            known = std::make_shared<Shard>(source, rows_per_shard, format, access);
         }
         shards_.push_back(std::move(known));
     }
@@ -79,9 +82,9 @@ std::vector<int64_t> ShardSet::find(std::span<const int64_t> ids) const {
     positions.reserve(ids.size());
     std::vector<int64_t> unknown;
     for (const int64_t id : ids) {
-        const auto at = std::ranges::lower_bound(ids_, id);
-        if (at == ids_.end() || *at != id) unknown.push_back(id);
-        positions.push_back(at - ids_.begin());
+        const int64_t position = position_of(id);
+        if (position < 0) unknown.push_back(id);
+        positions.push_back(position);
     }
     if (!unknown.empty()) {
         std::ranges::sort(unknown);
@@ -89,6 +92,31 @@ std::vector<int64_t> ShardSet::find(std::span<const int64_t> ids) const {
         throw UnknownIdError(std::move(unknown));
     }
     return positions;
+}
+
+int64_t ShardSet::position_of(int64_t id) const {
+    if (ids_.empty() || id < ids_.front()) return -1;
+    // Ids are given out in sequence: where none was removed, an id is as far from the first as its position.
+    const auto guess = static_cast<size_t>(id - ids_.front());
+    if (guess < ids_.size() && ids_[guess] == id) return static_cast<int64_t>(guess);
+    const auto at = std::ranges::lower_bound(ids_, id);
+    return at != ids_.end() && *at == id ? at - ids_.begin() : -1;
+}
+
+ShardSet::Location ShardSet::locate(int64_t position) const {
+    const int64_t row = rows_[static_cast<size_t>(position)];
+    const auto [shard, slot] = place(row);
+    return {.shard = shard, .offset = shard->offset(slot), .row = row};
+}
+
+int64_t ShardSet::check(int64_t position, Bytes record) const {
+    const int64_t id = ids_[static_cast<size_t>(position)];
+    auto [rank, problem] = check_record(record, format_, id, group(position), verify_ == Verify::record);
+    if (!problem.empty()) {
+        const Location at = locate(position);
+        throw DamagedStoreError(at.shard->file().path(), at.row, id, std::move(problem));
+    }
+    return rank;
 }
 
 ExpertRef ShardSet::expert(int64_t position) const {
@@ -100,10 +128,7 @@ ExpertRef ShardSet::expert(int64_t position) const {
         return {.base = record.data(), .rank = rank, .checked_now = false};
     }
     shard->file().load(shard->offset(slot), format_.record_bytes);
-    const int64_t id = ids_[static_cast<size_t>(position)];
-    const int64_t group = groups_[static_cast<size_t>(position)];
-    auto [rank, problem] = check_record(record, format_, id, group, verify_ == Verify::record);
-    if (!problem.empty()) throw DamagedStoreError(shard->file().path(), row, id, std::move(problem));
+    const int64_t rank = check(position, record);
     good_rank.store(static_cast<uint32_t>(rank), std::memory_order_release);
     return {.base = record.data(), .rank = rank, .checked_now = true};
 }

@@ -12,6 +12,7 @@
 #include "format/record.h"
 #include "format/shard_index.h"
 #include "io/mapped_file.h"
+#include "io/read_file.h"
 
 namespace mome {
 
@@ -30,13 +31,14 @@ struct ShardSource {
     uint32_t index_crc;
 };
 
-// One mapped shard and which of its records have been found good.
+// One mapped shard and which of its records have been found good where they lie in the mapping.
 class Shard {
   public:
-    Shard(const ShardSource& source, int64_t rows_per_shard, const RecordFormat& format);
+    Shard(const ShardSource& source, int64_t rows_per_shard, const RecordFormat& format, Access access);
 
     int64_t number() const { return number_; }
     const MappedFile& file() const { return file_; }
+    int descriptor() const { return descriptor_.fd(); }  // for positional reads; -1 with Access::mapped
     bool is(const ShardSource& source) const { return number_ == source.number && file_.is(source.fd); }
     bool holds(int64_t slot) const { return index_.offset(static_cast<size_t>(slot)) != ShardIndex::kMissing; }
     Bytes record(int64_t slot, const RecordFormat& format) const;
@@ -49,6 +51,7 @@ class Shard {
   private:
     int64_t number_;
     MappedFile file_;
+    ReadFile descriptor_;
     ShardIndex index_;
     std::unique_ptr<std::atomic<uint32_t>[]> good_rank_;
 };
@@ -66,18 +69,35 @@ class ShardSet {
     // maps are taken over with what is known about their records. Throws DamagedStoreError, ReadError or SchemaError.
     ShardSet(const RecordFormat& format, int64_t rows_per_shard, Verify verify, std::span<const ShardSource> shards,
              std::vector<int64_t> ids, std::vector<int64_t> rows, std::vector<int64_t> groups,
-             const ShardSet* previous = nullptr);
+             const ShardSet* previous = nullptr, Access access = Access::mapped);
 
     // Positions of the ids in this set, for the calls below. Throws UnknownIdError that names every unknown one.
     std::vector<int64_t> find(std::span<const int64_t> ids) const;
+    int64_t position_of(int64_t id) const;  // -1: unknown
 
     // The record at a position, checked as `Verify` says. Safe from any number of threads; no lock.
     ExpertRef expert(int64_t position) const;
+
+    // Where the record at a position lies.
+    struct Location {
+        const Shard* shard;
+        int64_t offset;  // in the file
+        int64_t row;
+    };
+    Location locate(int64_t position) const;
+
+    // The rank of the record at a position, whose bytes are in `record` now. Throws DamagedStoreError unless they are
+    // the bytes that were committed, as far as `Verify` looks.
+    int64_t check(int64_t position, Bytes record) const;
 
     // Starts reading records that have not been used yet into the page cache; returns how many.
     int64_t advise(std::span<const int64_t> positions) const;
 
     const RecordFormat& format() const { return format_; }
+    Verify verify() const { return verify_; }
+    Access access() const { return access_; }
+    std::span<const std::shared_ptr<const Shard>> shard_list() const { return shards_; }
+    int64_t group(int64_t position) const { return groups_[static_cast<size_t>(position)]; }
     int64_t experts() const { return static_cast<int64_t>(ids_.size()); }
     int64_t shards() const { return static_cast<int64_t>(shards_.size()); }
     int64_t bytes_mapped() const;
@@ -93,6 +113,7 @@ class ShardSet {
     RecordFormat format_;
     int64_t rows_per_shard_;
     Verify verify_;
+    Access access_;
     std::vector<std::shared_ptr<const Shard>> shards_;  // by number
     std::vector<int64_t> ids_;
     std::vector<int64_t> rows_;

@@ -27,6 +27,10 @@ void translate(std::exception_ptr raised) {
         set_error("UnknownIdError", "expert", error.ids);
     } catch (const CapacityError& error) {
         set_error("CapacityError", error.needed, error.slots);
+    } catch (const DeviceMemoryError& error) {
+        set_error("DeviceMemoryError", error.device, error.bytes);
+    } catch (const ClosedError& error) {
+        set_error("ClosedError", error.what());
     } catch (const ReadError& error) {
         set_error("ReadError", error.path, error.offset, error.error_number);
     }

@@ -2,14 +2,18 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
+#include "device/device.h"
 #include "format/layout.h"
+#include "io/reader.h"
 #include "io/shard_set.h"
 #include "python/bindings.h"
 #include "runtime/expert_cache.h"
@@ -34,14 +38,23 @@ std::vector<T> copy(const Vector<T>& array) {
 
 using SourceTuple = std::tuple<int64_t, int, std::string, int64_t, uint32_t>;  // the fields of ShardSource, in order
 
+Verify verify_named(bool check_records) {
+    return check_records ? Verify::record : Verify::open;
+}
+
+ShardSource source_of(const SourceTuple& fields) {
+    const auto& [number, fd, path, bytes, index_crc] = fields;
+    return {.number = number, .fd = fd, .path = path, .bytes = bytes, .index_crc = index_crc};
+}
+
 std::shared_ptr<ShardSet> open_shards(const RecordLayout& layout, uint32_t schema_crc, int64_t rows_per_shard,
                                       bool check_records, const std::vector<SourceTuple>& shards,
                                       const Vector<int64_t>& ids, const Vector<int64_t>& rows,
-                                      const Vector<int64_t>& groups, const std::shared_ptr<ShardSet>& previous) {
+                                      const Vector<int64_t>& groups, const std::shared_ptr<ShardSet>& previous,
+                                      const ReaderChoice* reader) {
     std::vector<ShardSource> sources;
-    for (const auto& [number, fd, path, bytes, index_crc] : shards) {
-        sources.push_back({.number = number, .fd = fd, .path = path, .bytes = bytes, .index_crc = index_crc});
-    }
+    for (const SourceTuple& shard : shards)
+        sources.push_back(source_of(shard));
     const RecordFormat format{.record_bytes = layout.record_bytes,
                               .payload_bytes = layout.payload_bytes,
                               .rank = layout.rank,
@@ -50,8 +63,75 @@ std::shared_ptr<ShardSet> open_shards(const RecordLayout& layout, uint32_t schem
     auto row_list = copy(rows);
     auto group_list = copy(groups);
     const py::gil_scoped_release release;
-    return std::make_shared<ShardSet>(format, rows_per_shard, check_records ? Verify::record : Verify::open, sources,
-                                      std::move(id_list), std::move(row_list), std::move(group_list), previous.get());
+    return std::make_shared<ShardSet>(format, rows_per_shard, verify_named(check_records), sources, std::move(id_list),
+                                      std::move(row_list), std::move(group_list), previous.get(),
+                                      reader == nullptr ? Access::mapped : reader->access);
+}
+
+ReaderChoice choose(const std::string& wanted, const std::vector<SourceTuple>& shards) {
+    int64_t bytes = 0;
+    for (const SourceTuple& shard : shards)
+        bytes += source_of(shard).bytes;
+    if (shards.empty()) return choose_reader(wanted, nullptr, 0);
+    const ShardSource sample = source_of(shards.front());
+    return choose_reader(wanted, &sample, bytes);
+}
+
+std::shared_ptr<ExpertCache> open_cache(const std::shared_ptr<ShardSet>& shards, std::optional<int64_t> slots,
+                                        const std::string& device, const std::string& policy,
+                                        const ReaderChoice* choice, int64_t staging, double timeout,
+                                        std::optional<std::pair<uint64_t, int64_t>> delays) {
+    if (!slots || choice == nullptr) return make_mapped_cache(shards);
+    const py::gil_scoped_release release;
+    auto reader = choice->make();
+    if (delays) reader = make_delaying_reader(std::move(reader), delays->first, delays->second);
+    const SlotCacheOptions options{
+        .slots = *slots,
+        .policy = policy,
+        .staging = staging,
+        .timeout = std::chrono::milliseconds(static_cast<int64_t>(1000 * timeout)),
+    };
+    return make_slot_cache(shards, make_device(device), std::move(reader), options);
+}
+
+// Lets Ctrl-C end a wait.
+void check_signals() {
+    const py::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+// What has been counted, under the names that it has in Python.
+py::dict statistics(const ExpertCache& cache) {
+    const CacheStatistics counted = cache.statistics();
+    const auto shards = cache.shards();
+    const auto seconds = [](std::chrono::nanoseconds time) { return std::chrono::duration<double>(time).count(); };
+    py::dict result;
+    result["leases"] = counted.leases;
+    result["leases_live"] = counted.leases_live;
+    result["experts_leased"] = counted.experts_leased;
+    result["hits"] = counted.hits;
+    result["joins"] = counted.joins;
+    result["misses"] = counted.misses;
+    result["evictions"] = counted.evictions;
+    result["loads_failed"] = counted.loads_failed;
+    result["records_prefetched"] = counted.records_prefetched;
+    result["records_checked"] = counted.records_checked;
+    result["bytes_from_memory"] = counted.bytes_from_memory;
+    result["bytes_from_disk"] = counted.bytes_from_disk;
+    result["bytes_staged"] = counted.bytes_staged;
+    result["queue_depth"] = counted.queue_depth;
+    result["queue_depth_peak"] = counted.queue_depth_peak;
+    result["stall_seconds"] = seconds(counted.stall_total);
+    result["stall_p50_seconds"] = seconds(counted.stall_p50);
+    result["stall_p99_seconds"] = seconds(counted.stall_p99);
+    result["slots"] = cache.slots();
+    result["slots_free"] = counted.slots_free;
+    result["slots_held"] = counted.slots_held;
+    result["experts"] = shards->experts();
+    result["shards"] = shards->shards();
+    result["bytes_mapped"] = shards->bytes_mapped();
+    result["record_bytes"] = shards->format().record_bytes;
+    return result;
 }
 
 // An array over the lease's own memory. It holds the lease, and so the mapping that the addresses point into.
@@ -61,56 +141,55 @@ py::array_t<T> lease_array(const std::shared_ptr<Lease>& lease) {
     return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data(), py::cast(lease));
 }
 
-py::dict counters(const ExpertCache& cache) {
-    const CacheCounters& counted = cache.counters();
-    const auto shards = cache.shards();
-    py::dict result;
-    result["leases"] = counted.leases.load();
-    result["leases_live"] = counted.leases_live.load();
-    result["experts_leased"] = counted.experts_leased.load();
-    result["records_checked"] = counted.records_checked.load();
-    result["records_prefetched"] = counted.records_advised.load();
-    result["experts"] = shards->experts();
-    result["shards"] = shards->shards();
-    result["bytes_mapped"] = shards->bytes_mapped();
-    result["record_bytes"] = shards->format().record_bytes;
-    result["slots"] = cache.slots();
-    return result;
-}
-
 }  // namespace
 
 void bind_runtime(py::module_& module) {
+    py::class_<ReaderChoice>(module, "ReaderChoice", "How the records of a store are read, and why.")
+        .def(py::init(&choose), py::arg("wanted"), py::arg("shards"))
+        .def_readonly("reader", &ReaderChoice::reader)
+        .def_readonly("tiered", &ReaderChoice::tiered)
+        .def_readonly("fallback", &ReaderChoice::fallback)
+        .def_property_readonly("direct", [](const ReaderChoice& choice) { return choice.access == Access::direct; });
+
     py::class_<ShardSet, std::shared_ptr<ShardSet>>(module, "ShardSet", "The mapped experts of one snapshot.")
         .def(py::init(&open_shards), py::arg("layout"), py::arg("schema_crc"), py::arg("rows_per_shard"),
              py::arg("check_records"), py::arg("shards"), py::arg("ids"), py::arg("rows"), py::arg("groups"),
-             py::arg("previous") = nullptr);
+             py::arg("previous") = nullptr, py::arg("reader") = nullptr);
 
     py::class_<Lease, std::shared_ptr<Lease>>(module, "Lease", "The experts of one route, pinned.")
+        .def_property_readonly("ready", &Lease::ready)
+        .def("wait",
+             [](Lease& lease) {
+                 const py::gil_scoped_release release;
+                 lease.wait(check_signals);
+             })
         .def_property_readonly("expert_indptr", lease_array<int32_t, &Lease::indptr>)
         .def_property_readonly("expert_base", lease_array<int64_t, &Lease::base>)
         .def_property_readonly("expert_rank", lease_array<int32_t, &Lease::rank>)
         .def_property_readonly("expert_weight", lease_array<float, &Lease::weight>);
 
-    py::class_<ExpertCache>(module, "ExpertCache", "Gives out leases over the experts of a snapshot.")
-        .def(py::init([](const std::shared_ptr<ShardSet>& shards, std::optional<int64_t> slots) {
-                 return std::make_unique<ExpertCache>(shards, slots);
-             }),
-             py::arg("shards"), py::arg("slots"))
+    py::class_<ExpertCache, std::shared_ptr<ExpertCache>>(module, "ExpertCache",
+                                                          "Gives out leases over the experts of a snapshot.")
+        .def(py::init(&open_cache), py::arg("shards"), py::arg("slots"), py::arg("device"), py::arg("policy"),
+             py::arg("reader"), py::arg("staging"), py::arg("timeout"), py::arg("delays") = py::none())
         .def("prefetch",
-             [](const ExpertCache& cache, const Vector<int64_t>& ids) {
+             [](ExpertCache& cache, const Vector<int64_t>& ids) {
                  const auto wanted = view(ids);
                  const py::gil_scoped_release release;
                  cache.prefetch(wanted);
              })
-        .def("acquire",
-             [](const ExpertCache& cache, const Vector<int64_t>& counts, const Vector<int64_t>& ids,
+        .def("reserve",
+             [](ExpertCache& cache, const Vector<int64_t>& counts, const Vector<int64_t>& ids,
                 const Vector<float>& weights) {
-                 const auto count_view = view(counts);
-                 const auto id_view = view(ids);
-                 const auto weight_view = view(weights);
+                 const RouteView route{.counts = view(counts), .ids = view(ids), .weights = view(weights)};
                  const py::gil_scoped_release release;
-                 return cache.acquire(count_view, id_view, weight_view);
+                 return cache.reserve(route, check_signals);
+             })
+        .def("pin",
+             [](ExpertCache& cache, const Vector<int64_t>& ids) {
+                 const auto wanted = view(ids);
+                 const py::gil_scoped_release release;
+                 cache.pin(wanted, check_signals);
              })
         .def("refresh",
              [](ExpertCache& cache, const std::shared_ptr<ShardSet>& shards) {
@@ -121,7 +200,8 @@ void bind_runtime(py::module_& module) {
                                [](const ExpertCache& cache) {
                                    return std::const_pointer_cast<ShardSet>(cache.shards());  // Python knows no const
                                })
-        .def("counters", &counters);
+        .def_property_readonly("slots", &ExpertCache::slots)
+        .def("statistics", &statistics);
 }
 
 }  // namespace mome::python

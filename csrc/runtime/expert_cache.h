@@ -1,74 +1,124 @@
-// Leases: the experts of one route, found, checked and pinned for as long as they are in use.
+// From a route to records that are in memory, checked and pinned: leases, and the two ways to give them out.
 //
-// On the cpu device records are used where they lie in the mapping. A lease then pins the mapping, and the capacity
-// only bounds how many distinct experts one lease may hold.
+//   make_mapped_cache   records are used where they lie in the mapping; a lease pins the mapping. For the cpu without a
+//                       budget: nothing is copied and nothing is evicted.
+//   make_slot_cache     a fixed number of slots in device memory; records are read into them and evicted from them.
+//
+// Both may be used from several threads.
 #pragma once
 
-#include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "device/device.h"
+#include "io/reader.h"
 #include "io/shard_set.h"
 
 namespace mome {
 
-// Counts since the cache was made.
-struct CacheCounters {
-    std::atomic<int64_t> leases{0};           // acquired
-    std::atomic<int64_t> leases_live{0};      // not yet released
-    std::atomic<int64_t> experts_leased{0};   // distinct experts, summed over leases
-    std::atomic<int64_t> records_checked{0};  // of those, first uses
-    std::atomic<int64_t> records_advised{0};  // read ahead by prefetch
+// The experts of a batch: `counts[s]` entries of `ids` and `weights` belong to sequence s.
+struct RouteView {
+    std::span<const int64_t> counts;
+    std::span<const int64_t> ids;
+    std::span<const float> weights;
 };
 
-// The experts of a batch of sequences, as the kernels take them. `indptr[s] .. indptr[s + 1]` are the entries of
-// sequence s.
+// Called now and then while something waits; it may throw to end the wait (an interrupt from the keyboard).
+using Poll = std::function<void()>;
+
+// The experts of a route as the kernels take them, pinned until the lease goes. `indptr[s] .. indptr[s + 1]` are the
+// entries of sequence s.
 class Lease {
   public:
-    Lease(std::shared_ptr<const ShardSet> shards, std::shared_ptr<CacheCounters> counters);
-    ~Lease();
+    virtual ~Lease() = default;
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
 
+    // Returns once every record is there. Throws what kept one from coming: DamagedStoreError, or ReadError (ETIMEDOUT
+    // when it took longer than the cache's timeout). To be called by one thread at a time.
+    virtual void wait(const Poll& poll = {}) = 0;
+    virtual bool ready() const = 0;
+
     std::vector<int32_t> indptr;  // [sequences + 1]
     std::vector<int64_t> base;    // [entries] address of the record
-    std::vector<int32_t> rank;    // [entries]
+    std::vector<int32_t> rank;    // [entries] known once the lease is ready
     std::vector<float> weight;    // [entries]
 
-  private:
-    std::shared_ptr<const ShardSet> shards_;
-    std::shared_ptr<CacheCounters> counters_;
+  protected:
+    Lease() = default;
+};
+
+// Counts since the cache was made, unless said otherwise.
+struct CacheStatistics {
+    int64_t leases = 0;
+    int64_t leases_live = 0;     // now
+    int64_t experts_leased = 0;  // distinct experts, summed over leases; each is one of the three below
+    int64_t hits = 0;            // was there
+    int64_t joins = 0;           // was on its way already
+    int64_t misses = 0;          // had to be fetched
+    int64_t evictions = 0;
+    int64_t loads_failed = 0;
+    int64_t records_prefetched = 0;  // begun by prefetch
+    int64_t records_checked = 0;
+    int64_t bytes_from_memory = 0;  // of records: out of the page cache
+    int64_t bytes_from_disk = 0;
+    int64_t bytes_staged = 0;  // copied from staging buffers to the device
+    int64_t queue_depth = 0;   // loads under way now
+    int64_t queue_depth_peak = 0;
+    int64_t slots_free = 0;                 // now
+    int64_t slots_held = 0;                 // now: leased, pinned or loading
+    std::chrono::nanoseconds stall_p50{0};  // of the leases' waits
+    std::chrono::nanoseconds stall_p99{0};
+    std::chrono::nanoseconds stall_total{0};
 };
 
 class ExpertCache {
   public:
-    // `slots`: the most distinct experts that a lease may hold; none: as many as it likes.
-    ExpertCache(std::shared_ptr<const ShardSet> shards, std::optional<int64_t> slots);
+    virtual ~ExpertCache() = default;
 
-    // Starts reading the records of `ids` without waiting. Throws UnknownIdError.
-    void prefetch(std::span<const int64_t> ids) const;
+    // Starts fetching the records of `ids` without waiting; as many as there is room for. Throws UnknownIdError.
+    virtual void prefetch(std::span<const int64_t> ids) = 0;
 
-    // `counts[s]` entries of `ids` and `weights` belong to sequence s. Before anything is read, throws SchemaError,
-    // UnknownIdError or CapacityError; then DamagedStoreError or ReadError for the first record that is no good.
-    std::shared_ptr<Lease> acquire(std::span<const int64_t> counts, std::span<const int64_t> ids,
-                                   std::span<const float> weights) const;
+    // Pins the route's experts and starts fetching those that are not there; Lease::wait waits for them. Before
+    // anything is read, throws SchemaError, UnknownIdError, or CapacityError: at once when the route has more experts
+    // than there are slots, after the timeout when other leases hold too many.
+    virtual std::shared_ptr<Lease> reserve(const RouteView& route, const Poll& poll = {}) = 0;
 
-    // Uses another snapshot from now on; leases that are out keep the one they were made from.
-    void refresh(std::shared_ptr<const ShardSet> shards);
+    // reserve, then wait.
+    std::shared_ptr<Lease> acquire(const RouteView& route, const Poll& poll = {});
 
-    std::shared_ptr<const ShardSet> shards() const;
-    const CacheCounters& counters() const { return *counters_; }
-    std::optional<int64_t> slots() const { return slots_; }
+    // Fetches experts and keeps them from being evicted until the next call. Throws as `acquire` does.
+    virtual void pin(std::span<const int64_t> ids, const Poll& poll = {}) = 0;
 
-  private:
-    mutable std::mutex mutex_;  // guards shards_
-    std::shared_ptr<const ShardSet> shards_;
-    std::optional<int64_t> slots_;
-    std::shared_ptr<CacheCounters> counters_ = std::make_shared<CacheCounters>();
+    // Uses another snapshot of the same store from now on, and keeps what is valid in both; leases that are out keep
+    // what they have. Throws SchemaError when its records are of another kind.
+    virtual void refresh(std::shared_ptr<const ShardSet> shards) = 0;
+
+    virtual std::shared_ptr<const ShardSet> shards() const = 0;
+    virtual std::optional<int64_t> slots() const = 0;
+    virtual CacheStatistics statistics() const = 0;
 };
+
+struct SlotCacheOptions {
+    int64_t slots = 0;
+    std::string policy = "s3fifo";
+    // Buffers between the reader and the device; 0: none where the host can write device memory, 64 elsewhere.
+    int64_t staging = 0;
+    // How long a lease waits for slots that others hold, and for a read.
+    std::chrono::milliseconds timeout{30'000};
+};
+
+std::shared_ptr<ExpertCache> make_mapped_cache(std::shared_ptr<const ShardSet> shards);
+
+// Throws CapacityError for fewer than one slot, SchemaError for an unknown policy, DeviceMemoryError when the device
+// has not so much memory. In a forked child, calls throw ClosedError, and leases keep what they have.
+std::shared_ptr<ExpertCache> make_slot_cache(std::shared_ptr<const ShardSet> shards, std::unique_ptr<Device> device,
+                                             std::unique_ptr<Reader> reader, const SlotCacheOptions& options);
 
 }  // namespace mome

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 
-from mome_store.errors import SchemaError
+from mome_store.errors import CapacityError, SchemaError
 from mome_store.routing import Route
 from mome_store.runtime.apply import ExpertTables, apply_module
 
@@ -20,26 +20,40 @@ if TYPE_CHECKING:
 
 
 class ActiveExperts:
-    """A DeltaSource for a batch of left-padded sequences; it holds the leases until it is closed.
+    """A DeltaSource for a batch of left-padded sequences; it pins their experts until it is closed.
 
     prompt_tokens: the width of the padded prompts. A group with the activation "answer" acts from the last prompt token
     on, position `prompt_tokens - 1`; one with "all" acts on every token.
+    waves: what to do with a route of more experts than the cache has room for. True: fetch and apply them part after
+    part, in every adapted layer and forward pass anew, which gives the same bits slowly. False: raise `CapacityError`.
 
-    Before each forward pass of the model `begin_forward` says which positions it computes.
+    Records that are still on their way are waited for by the first adapted layer that is computed. Before each forward
+    pass of the model `begin_forward` says which positions it computes.
     """
 
-    def __init__(self, snapshot: Snapshot, cache: ExpertCache, route: Route, prompt_tokens: int) -> None:
+    def __init__(
+        self, snapshot: Snapshot, cache: ExpertCache, route: Route, prompt_tokens: int, waves: bool = True
+    ) -> None:
         self._schema = snapshot.schema
+        self._cache = cache
         self._sequences = len(route)
-        self._parts: list[_Part] = []
+        self._held: Lease | None = None
+        by_activation = [
+            (_restricted(route, snapshot, activation), first)
+            for activation, first in (("answer", prompt_tokens - 1), ("all", 0))
+        ]
+        parts = [(part, first) for part, first in by_activation if any(len(ids) for ids in part.expert_ids)]
         try:
-            for activation, first in (("answer", prompt_tokens - 1), ("all", 0)):
-                part = _restricted(route, snapshot, activation)
-                if any(len(ids) for ids in part.expert_ids):
-                    self._parts.append(_Part.of(cache.acquire(part), part, first))
-        except BaseException:
-            self.close()
-            raise
+            self._held = cache.acquire(route, wait=False)
+        except CapacityError as error:
+            if not waves or error.slots < 1:
+                raise
+            most = max(1, error.slots // 2)  # the other half is for the wave after
+            self._parts = [_Part(part, first, waves=split_in_waves(part, most)) for part, first in parts]
+        else:
+            # What the route pins has room already: the lease of each part waits for records alone.
+            leases = [self._held] if len(parts) == 1 else [cache.acquire(part, wait=False) for part, _ in parts]
+            self._parts = [_Part(part, first, lease) for (part, first), lease in zip(parts, leases, strict=True)]
 
     def begin_forward(self, sequences: int, tokens: int, past: int) -> None:
         """The next forward pass computes positions `past` to `past + tokens - 1` of each sequence."""
@@ -51,14 +65,38 @@ class ActiveExperts:
     def add_delta(self, module: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         y = y.contiguous()
         for part in self._parts:
-            if len(part.row_index):
-                apply_module(self._schema, module, y, x, part.row_index, part.row_sequence, part.experts)
+            if not len(part.row_index):
+                continue
+            if part.waves is None:
+                apply_module(self._schema, module, y, x, part.row_index, part.row_sequence, part.experts())
+            else:
+                self._add_in_waves(part, part.waves, module, x, y)
         return y
+
+    def _add_in_waves(self, part: _Part, waves: list[Route], module: str, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Forms the sum of all waves in fp32, in the order of one call, and adds it once: the bits of one call."""
+        flat = y.view(-1, y.shape[-1])
+        delta = torch.zeros(flat.shape, dtype=torch.float32)
+        for wave, following in zip(waves, [*waves[1:], None], strict=True):
+            with self._cache.acquire(wave) as lease:
+                if following is not None:
+                    self._cache.prefetch(following)
+                self._accumulate(lease, part, module, x, delta)
+        rows = part.row_index.long()
+        flat[rows] = (flat[rows].float() + delta[rows]).to(y.dtype)
+
+    def _accumulate(self, lease: Lease, part: _Part, module: str, x: torch.Tensor, delta: torch.Tensor) -> None:
+        """A function of its own, so that no tensor over the lease outlives it: that would keep its slots."""
+        tables = _tables(lease)
+        apply_module(self._schema, module, delta, x, part.row_index, part.row_sequence, tables, accumulate=True)
 
     def close(self) -> None:
         for part in self._parts:
-            part.lease.release()
+            if part.lease is not None:
+                part.lease.release()
         self._parts.clear()
+        if self._held is not None:
+            self._held.release()
 
     def __enter__(self) -> Self:
         return self
@@ -71,32 +109,34 @@ class ActiveExperts:
 
 @dataclass
 class _Part:
-    """The experts of one activation: their lease, and the rows of the present forward pass that they act on."""
+    """The experts of one activation, and the rows of the present forward pass that they act on."""
 
-    lease: Lease
-    experts: ExpertTables
-    sequences: torch.Tensor  # int64: those that have experts
+    route: Route
     first: int  # the first position acted on
-    row_index: torch.Tensor
-    row_sequence: torch.Tensor
-    selected: tuple[int, int] | None = None  # the (tokens, first row) that the rows were made for
+    lease: Lease | None = None  # None: in waves
+    waves: list[Route] | None = None
+    row_index: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
+    row_sequence: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
+    _tables: ExpertTables | None = None
+    _selected: tuple[int, int] | None = None  # the (tokens, first row) that the rows were made for
 
-    @classmethod
-    def of(cls, lease: Lease, route: Route, first: int) -> _Part:
-        arrays = (lease.expert_indptr, lease.expert_base, lease.expert_rank, lease.expert_weight)
-        indptr, base, rank, weight = (torch.from_numpy(array) for array in arrays)
-        routed = torch.tensor([i for i, ids in enumerate(route.expert_ids) if len(ids)])
-        empty = torch.empty(0, dtype=torch.int32)
-        return cls(lease, (indptr, base, rank, weight), routed, first, empty, empty)
+    def experts(self) -> ExpertTables:
+        """The lease as the kernels take it; waits for records that are not there yet."""
+        if self._tables is None:
+            if self.lease is None:
+                raise SchemaError("the experts of this part come in waves")
+            self._tables = _tables(self.lease)
+        return self._tables
 
     def select_rows(self, tokens: int, past: int) -> None:
         start = min(max(self.first - past, 0), tokens)
-        if self.selected == (tokens, start):
+        if self._selected == (tokens, start):
             return  # the same rows as in the pass before: every decode step after the first
-        self.selected = (tokens, start)
+        self._selected = (tokens, start)
+        routed = torch.tensor([i for i, ids in enumerate(self.route.expert_ids) if len(ids)])
         positions = torch.arange(start, tokens)
-        self.row_index = (self.sequences[:, None] * tokens + positions).flatten().to(torch.int32)
-        self.row_sequence = self.sequences.repeat_interleave(len(positions)).to(torch.int32)
+        self.row_index = (routed[:, None] * tokens + positions).flatten().to(torch.int32)
+        self.row_sequence = routed.repeat_interleave(len(positions)).to(torch.int32)
 
 
 def positions_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -106,6 +146,42 @@ def positions_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int,
         inputs = kwargs["inputs_embeds"]
     cache = kwargs.get("past_key_values")
     return int(inputs.shape[0]), int(inputs.shape[1]), 0 if cache is None else int(cache.get_seq_length())
+
+
+def split_in_waves(route: Route, most: int) -> list[Route]:
+    """The route in parts of at most `most` different experts each.
+
+    Every part takes up the entries where the one before ended, sequence after sequence.
+    """
+    parts: list[dict[int, tuple[int, int]]] = [{}]  # of each sequence in it, the first entry and the one after the last
+    seen: set[int] = set()
+    for sequence, ids in enumerate(route.expert_ids):
+        for entry, expert in enumerate(ids.tolist()):
+            if expert not in seen and len(seen) == most:
+                parts.append({})
+                seen.clear()
+            seen.add(expert)
+            first, _ = parts[-1].get(sequence, (entry, entry))
+            parts[-1][sequence] = (first, entry + 1)
+    none = (0, 0)
+    return [
+        Route(
+            expert_ids=tuple(ids[slice(*part.get(i, none))] for i, ids in enumerate(route.expert_ids)),
+            weights=tuple(weights[slice(*part.get(i, none))] for i, weights in enumerate(route.weights)),
+            group_ids=route.group_ids,
+            scores=route.scores,
+            opened=route.opened,
+        )
+        for part in parts
+    ]
+
+
+def _tables(lease: Lease) -> ExpertTables:
+    indptr, base, rank, weight = (
+        torch.from_numpy(array)
+        for array in (lease.expert_indptr, lease.expert_base, lease.expert_rank, lease.expert_weight)
+    )
+    return indptr, base, rank, weight
 
 
 def _restricted(route: Route, snapshot: Snapshot, activation: str) -> Route:

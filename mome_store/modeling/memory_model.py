@@ -58,6 +58,7 @@ class MemoryModel:
         device: str = "cpu",
         cache: int | str | None = None,
         encoder: QueryEncoder | None = None,
+        waves: bool = True,
     ) -> None:
         keep_freed_memory()
         self._owns_store = not isinstance(store, ExpertStore)
@@ -65,6 +66,7 @@ class MemoryModel:
         self._lock = threading.RLock()
         self._closed = False
         self._active: ActiveExperts | None = None
+        self._waves = waves
         try:
             check_base_model(self.store.base_model, model)
             self.model = model.to(device)  # type: ignore[arg-type]  # a wrapper in transformers hides self
@@ -93,13 +95,16 @@ class MemoryModel:
         device: str = "cpu",
         cache: int | str | None = None,
         encoder: QueryEncoder | None = None,
+        waves: bool = True,
     ) -> MemoryModel:
         """The base model with the memory of `store` attached.
 
         base: a folder or hub id of a causal LM; None: the one that the store remembers.
         store: a path, opened for reading, or a store that is open (and stays so).
-        cache: a bound on the records in use at once, as bytes or text such as "512MiB"; None: no bound.
+        cache: bytes of slots for the experts in use, as a number or text such as "512MiB"; None, on the cpu: no slots,
+            records are used where they are mapped. The answers are the same, bit for bit.
         encoder: None: the one that the store remembers.
+        waves: apply a route that has more experts than `cache` has room for part after part; False: CapacityError.
 
         Raises BaseModelMismatchError when the base model can't be found or is not the one that the experts were
         trained beside; SchemaError, DamagedStoreError and the like as the store, router and cache do.
@@ -108,7 +113,7 @@ class MemoryModel:
         try:
             remembered = (opened.base_model or {}).get("name")
             model, tokenizer = load_base_model(resolve_base_model(base if base is not None else remembered))
-            memory = cls(model, tokenizer, opened, device=device, cache=cache, encoder=encoder)
+            memory = cls(model, tokenizer, opened, device=device, cache=cache, encoder=encoder, waves=waves)
         except BaseException:
             if opened is not store:
                 opened.close()
@@ -138,17 +143,19 @@ class MemoryModel:
             return []
         with self._lock:
             self._check_open()
+            prompts = [self._fitting_prompt(question) for question in questions]
+            order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+            batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
             route = self.router.route(questions) if route is None else route
             if len(route) != len(questions):
                 raise SchemaError(f"the route is of {len(route)} sequences, there are {len(questions)} questions")
-            self.cache.prefetch(route)
-            prompts = [self._fitting_prompt(question) for question in questions]
-            order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+            self.cache.prefetch(route.select(batches[0]))
             answers: dict[int, Answer] = {}
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
+            for rows, following in zip(batches, [*batches[1:], []], strict=True):
                 part = route.select(rows)
-                texts = self._generate_batch([prompts[i] for i in rows], part, max_new_tokens, min_new_tokens)
+                with self.attached(part, max(len(prompts[i]) for i in rows)):
+                    self.cache.prefetch(route.select(following))  # while this batch is computed
+                    texts = self._generate_batch([prompts[i] for i in rows], max_new_tokens, min_new_tokens)
                 for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
                     answers[row] = Answer(text, part.select([place]), self._memory_of(part, place))
         return [answers[i] for i in range(len(questions))]
@@ -165,7 +172,7 @@ class MemoryModel:
             if not any(len(ids) for ids in route.expert_ids):
                 yield
                 return
-            with ActiveExperts(self.snapshot, self.cache, route, prompt_tokens) as experts:
+            with ActiveExperts(self.snapshot, self.cache, route, prompt_tokens, self._waves) as experts:
                 self._active = experts
                 try:
                     with self.attachment.use(experts):
@@ -217,27 +224,24 @@ class MemoryModel:
     ) -> None:
         self.close()
 
-    def _generate_batch(
-        self, prompts: list[list[int]], route: Route, max_new_tokens: int, min_new_tokens: int
-    ) -> list[str]:
+    def _generate_batch(self, prompts: list[list[int]], max_new_tokens: int, min_new_tokens: int) -> list[str]:
         ids, mask = self.pad(prompts)
         width = ids.shape[1]
         room = max_new_tokens if self.prompts.context is None else min(max_new_tokens, self.prompts.context - width)
-        with self.attached(route, prompt_tokens=width):
-            output = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=room,
-                min_new_tokens=min_new_tokens or None,
-                do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                use_cache=True,
-                eos_token_id=self.prompts.stop_tokens,
-                pad_token_id=self.prompts.pad_token,
-            )
+        output = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=room,
+            min_new_tokens=min_new_tokens or None,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            use_cache=True,
+            eos_token_id=self.prompts.stop_tokens,
+            pad_token_id=self.prompts.pad_token,
+        )
         return [self.prompts.text(row) for row in output[:, width:].tolist()]
 
     def _fitting_prompt(self, question: str) -> list[int]:

@@ -1,12 +1,15 @@
 """ExpertCache: from a route to records that are checked and pinned in memory.
 
-On the cpu device a record is used where it lies in the shard's mapping; nothing is copied and nothing is evicted.
+With a capacity the cache has that many bytes of slots on its device: records are read into them, and evicted from them
+when others need the room. Without one, on the cpu, a record is used where it lies in the shard's mapping: nothing is
+copied and nothing is evicted. docs/runtime.md tells how both work.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from mome_store import _core
 from mome_store.errors import ClosedError, SchemaError
 from mome_store.runtime.lease import Lease
+from mome_store.runtime.metrics import prometheus_text
 
 if TYPE_CHECKING:
     from mome_store.store import ExpertSchema, Snapshot
@@ -35,19 +39,28 @@ class RoutedExperts(Protocol):
     def weights(self) -> Sequence[NDArray[np.float32]]: ...
 
 
+POLICIES = ("lru", "clock", "s3fifo", "lfu")
+READERS = ("auto", "mmap", "pread", "io_uring")
+
+
 class ExpertCache:
     """Gives out leases over the experts of a snapshot. Safe to use from several threads.
 
     device: "cpu".
-    capacity: bytes (a number, or text such as "512MiB") that bound how many distinct experts one lease may pin;
-        None: no bound.
-    policy: which slot is given up first; it has no effect on the cpu, where no record is copied into a slot.
-    reader: how records are read; "mmap", which is also what "auto" picks on the cpu.
-    verify: "record" checks a record's checksum before its first use; "open" only its trailer. The shards' sizes and
-        indexes are checked now, in both modes.
+    capacity: bytes of slots (a number, or text such as "512MiB"); a slot holds one record. None: no slots, records are
+        used in the mapping.
+    policy: which slot is given up first: "s3fifo", "lru", "clock" or "lfu". `mome replay` tells which suits a workload.
+    reader: how records get into slots: "mmap" (copies out of the mapping), "pread" (through the page cache),
+        "io_uring" (past it, O_DIRECT), or "auto", which copies what is in the page cache and chooses for the rest.
+        What can't be had here is replaced, with a RuntimeWarning. Without slots only "auto" and "mmap" make sense.
+    verify: "record" checks a record's checksum whenever it enters a slot (without slots: before its first use); "open"
+        only its trailer. The shards' sizes and indexes are checked now, in both modes.
+    staging: buffers between the reader and the slots; 0: none on the cpu, where reads go straight into the slots.
+    timeout: seconds that a lease waits for slots that other leases hold, and for a read.
 
     Raises `SchemaError` for a setting that is none of these, `CapacityError` when the capacity is below one record,
-    `DamagedStoreError` and `ReadError` when the snapshot's shards are not what was committed or can't be mapped.
+    `DeviceMemoryError` when the device has not so much, `DamagedStoreError` and `ReadError` when the snapshot's shards
+    are not what was committed or can't be opened.
     """
 
     def __init__(
@@ -58,55 +71,109 @@ class ExpertCache:
         policy: str = "s3fifo",
         reader: str = "auto",
         verify: str = "record",
+        staging: int = 0,
+        timeout: float = 30.0,
+        *,
+        _delays: tuple[int, int] | None = None,
     ) -> None:
+        """_delays: for tests: makes reads come late and out of order; a seed, and the longest delay in microseconds."""
         _one_of("device", device, ("cpu",))
-        _one_of("policy", policy, ("s3fifo",))
-        _one_of("reader", reader, ("auto", "mmap"))
+        _one_of("policy", policy, POLICIES)
+        _one_of("reader", reader, READERS)
         _one_of("verify", verify, ("record", "open"))
+        if capacity is None and reader not in ("auto", "mmap"):
+            raise SchemaError(f"the reader {reader!r} fills slots: give the cache a capacity")
+        if staging < 0 or not timeout > 0:
+            raise SchemaError("staging must not be negative and the timeout must be above 0")
         self.device = device
+        self.policy = policy
         self._verify = verify
+        self._reader: _core.ReaderChoice | None = None
+        if capacity is not None:
+            self._reader = _core.ReaderChoice(reader, _sources(snapshot))
+            if self._reader.fallback:
+                warnings.warn(self._reader.fallback, RuntimeWarning, stacklevel=2)
         slots = None if capacity is None else parse_bytes(capacity) // snapshot.schema.record_bytes
         shards = self._open(snapshot, None)
-        self._core: _core.ExpertCache | None = _core.ExpertCache(shards, slots)
+        self._core: _core.ExpertCache | None = _core.ExpertCache(
+            shards, slots, device, policy, self._reader, staging, timeout, _delays
+        )
+
+    @property
+    def reader(self) -> str:
+        """How records are read, in words."""
+        if self._reader is None:
+            return "mapped in place"
+        how = f"{self._reader.reader}{' (O_DIRECT)' if self._reader.direct else ''}"
+        return f"mmap for what is in the page cache, {how} for the rest" if self._reader.tiered else how
+
+    @property
+    def slots(self) -> int | None:
+        """How many records there is room for; None: no slots."""
+        return self._opened().slots
 
     def prefetch(self, route: RoutedExperts) -> None:
-        """Starts reading the route's records into the page cache, without waiting for them.
+        """Starts fetching the route's records, without waiting: as many as there is room for.
 
         Raises `UnknownIdError` naming every id that the snapshot does not hold.
         """
-        ids, _ = _flat(route)
+        _, ids, _ = _flat(route)
         self._opened().prefetch(ids)
 
-    def acquire(self, route: RoutedExperts) -> Lease:
+    def acquire(self, route: RoutedExperts, *, wait: bool = True) -> Lease:
         """Pins the route's experts and returns them as the kernels take them.
 
+        wait: False returns at once, while records are still on their way; `Lease.wait`, or asking the lease for an
+        array, waits for them.
+
         Raises `SchemaError` (ids and weights do not pair up, or a weight is not finite), `UnknownIdError` (naming every
-        unknown id) and `CapacityError` before anything is read; then `DamagedStoreError` or `ReadError` for the first
-        record that is not what was committed or can't be read.
+        unknown id) and `CapacityError` (at once when there are more experts than slots; after the timeout when other
+        leases hold too many) before anything is read; when waiting, `DamagedStoreError` or `ReadError` for a record
+        that is not what was committed or can't be read.
         """
-        ids, weights = _flat(route)
-        counts = np.fromiter((len(each) for each in route.expert_ids), np.int64, len(route.expert_ids))
-        return Lease(self._opened().acquire(counts, ids, weights))
+        lease = self._opened().reserve(*_flat(route))
+        if wait:
+            try:
+                lease.wait()
+            except BaseException:
+                del lease  # the error's traceback would keep the slots held
+                raise
+        return Lease(lease)
+
+    def pin(self, expert_ids: Iterable[int]) -> None:
+        """Fetches a hot set of experts and keeps it from being evicted; it takes the place of the one before.
+
+        Raises as `acquire` does. Experts that a refresh no longer finds are unpinned.
+        """
+        self._opened().pin(np.fromiter(expert_ids, np.int64))
 
     def refresh(self, snapshot: Snapshot) -> None:
         """Serves another snapshot of the same store from now on.
 
-        Shards that both hold stay mapped, and records once checked stay so. Leases that are out are not disturbed.
+        Slots and mappings that are valid in both are kept. Leases that are out are not disturbed, also where their
+        experts are no longer in the store. Raises `SchemaError` for a snapshot with records of another kind.
         """
         core = self._opened()
         core.refresh(self._open(snapshot, core.shards))
 
-    def stats(self) -> dict[str, int | None]:
-        """Counts since the cache was made.
+    def stats(self) -> dict[str, int | float | str | None]:
+        """What has been counted since the cache was made, and how it is now.
 
-        leases, leases_live (not yet released), experts_leased (distinct ones, summed over leases), records_checked (of
-        those, first uses), records_prefetched; and of the present snapshot: experts, shards, bytes_mapped,
-        record_bytes, slots (None: no bound).
+        leases, leases_live; experts_leased = hits + joins (were on their way) + misses; evictions, loads_failed,
+        records_prefetched, records_checked; bytes_from_memory (page cache), bytes_from_disk, bytes_staged;
+        queue_depth (loads under way now), queue_depth_peak; stall_seconds (of all leases' waits), stall_p50_seconds,
+        stall_p99_seconds; slots (None: no slots), slots_free, slots_held (leased, pinned or loading); of the present
+        snapshot: experts, shards, bytes_mapped, record_bytes; device, policy, reader.
         """
-        return self._opened().counters()
+        counted = self._opened().statistics()
+        return {**counted, "device": self.device, "policy": self.policy, "reader": self.reader}
+
+    def prometheus(self) -> str:
+        """`stats` in Prometheus' text format, metrics named `mome_cache_...`."""
+        return prometheus_text(self.stats())
 
     def close(self) -> None:
-        """Gives the mappings up, as soon as the last lease is released. A second call does nothing."""
+        """Gives slots and mappings up, as soon as the last lease is released. A second call does nothing."""
         self._core = None
 
     def __enter__(self) -> Self:
@@ -124,21 +191,17 @@ class ExpertCache:
         return self._core
 
     def _open(self, snapshot: Snapshot, previous: _core.ShardSet | None) -> _core.ShardSet:
-        shards = [
-            (shard.number, shard.fd, str(shard.path), shard.bytes, shard.index_crc)
-            for shard in snapshot.shards
-            if shard.array == "experts"
-        ]
         return _core.ShardSet(
             layout=record_layout(snapshot.schema),
             schema_crc=snapshot.schema.crc,
             rows_per_shard=snapshot.rows_per_shard,
             check_records=self._verify == "record",
-            shards=shards,
+            shards=_sources(snapshot),
             ids=snapshot.expert_ids,
             rows=snapshot.expert_rows,
             groups=snapshot.expert_groups,
             previous=previous,
+            reader=self._reader,
         )
 
 
@@ -158,14 +221,28 @@ def parse_bytes(text: int | str) -> int:
     raise SchemaError(f"{text!r} is no number of bytes; write for example 512MiB")
 
 
-def _flat(route: RoutedExperts) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The ids and weights of all sequences, one after the other."""
-    ids, weights = [each.shape for each in route.expert_ids], [each.shape for each in route.weights]
-    if ids != weights or any(len(shape) != 1 for shape in ids):
-        raise SchemaError(f"a route needs as many weights as experts, but they are shaped {weights} and {ids}")
+def _sources(snapshot: Snapshot) -> list[tuple[int, int, str, int, int]]:
+    """The shards of experts as the C++ core opens them."""
+    return [
+        (shard.number, shard.fd, str(shard.path), shard.bytes, shard.index_crc)
+        for shard in snapshot.shards
+        if shard.array == "experts"
+    ]
+
+
+def _flat(route: RoutedExperts) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """How many experts each sequence has; the ids and the weights of all, one after the other."""
+    ids, weights = route.expert_ids, route.weights
+    shapes, weight_shapes = [each.shape for each in ids], [each.shape for each in weights]
+    if shapes != weight_shapes or any(len(shape) != 1 for shape in shapes):
+        raise SchemaError(f"a route needs as many weights as experts, but they are shaped {weight_shapes} and {shapes}")
+    counts = np.array([shape[0] for shape in shapes], np.int64)
+    if len(ids) == 1:
+        return counts, ids[0], weights[0]
     return (
-        np.concatenate([np.empty(0, np.int64), *route.expert_ids]).astype(np.int64, copy=False),
-        np.concatenate([np.empty(0, np.float32), *route.weights]).astype(np.float32, copy=False),
+        counts,
+        np.concatenate(ids) if ids else np.empty(0, np.int64),
+        np.concatenate(weights) if ids else np.empty(0, np.float32),
     )
 
 

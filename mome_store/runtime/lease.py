@@ -17,32 +17,46 @@ if TYPE_CHECKING:
 class Lease:
     """The experts of a batch of `s` sequences with `e` entries in all; use it as a context manager.
 
-    The arrays share the lease's memory. `torch.from_numpy` of one is free, and keeps the records that it points into
-    mapped; but once the lease is released, asking it for an array raises `ClosedError`.
+    The arrays share the lease's memory. `torch.from_numpy` of one is free, and keeps the records pinned for as long as
+    it lives; but once the lease is released, asking it for an array raises `ClosedError`. A lease that was acquired
+    without waiting waits when it is first asked for an array, and raises then what `wait` would.
     """
 
     def __init__(self, core: _core.Lease) -> None:
         self._core: _core.Lease | None = core
 
     @property
+    def ready(self) -> bool:
+        """Whether every record is there, so that nothing below would wait."""
+        return self._held().ready
+
+    def wait(self) -> None:
+        """Returns once every record is there.
+
+        Raises `DamagedStoreError` or `ReadError` for a record that is not what was committed, can't be read, or did not
+        come within the cache's timeout.
+        """
+        self._held().wait()
+
+    @property
     def expert_indptr(self) -> NDArray[np.int32]:
         """int32 [s + 1]: the entries of sequence i are `expert_indptr[i] : expert_indptr[i + 1]`."""
-        return self._held().expert_indptr
+        return self._arrived().expert_indptr
 
     @property
     def expert_base(self) -> NDArray[np.int64]:
         """int64 [e]: address of each entry's record."""
-        return self._held().expert_base
+        return self._arrived().expert_base
 
     @property
     def expert_rank(self) -> NDArray[np.int32]:
         """int32 [e]: rank of each entry's expert."""
-        return self._held().expert_rank
+        return self._arrived().expert_rank
 
     @property
     def expert_weight(self) -> NDArray[np.float32]:
         """float32 [e]: the router's weight of each entry."""
-        return self._held().expert_weight
+        return self._arrived().expert_weight
 
     @property
     def released(self) -> bool:
@@ -60,6 +74,11 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+    def _arrived(self) -> _core.Lease:
+        core = self._held()
+        core.wait()
+        return core
 
     def _held(self) -> _core.Lease:
         if self._core is None:

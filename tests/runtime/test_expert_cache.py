@@ -198,8 +198,12 @@ def test_threads_share_a_cache(store_path: Path) -> None:
     "settings",
     [
         {"device": "cuda"},
-        {"policy": "lru"},
-        {"reader": "io_uring"},
+        {"policy": "belady"},
+        {"reader": "io_uring"},  # without a capacity there is nothing to read into
+        {"reader": "readahead", "capacity": "1MiB"},
+        {"capacity": "1MiB", "staging": -1},
+        {"capacity": "1MiB", "timeout": 0.0},
+        {"capacity": "1MiB", "timeout": float("nan")},
         {"verify": "never"},
         {"capacity": "lots"},
         {"capacity": "12 parsecs"},

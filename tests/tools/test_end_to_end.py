@@ -109,7 +109,8 @@ def test_what_does_not_fit_a_store_is_refused(mome: Mome, trained: Trained, tmp_
 
 # The command with small commits, so that there is a first one long before the end.
 SMALL_COMMITS = """
-import functools
+import functools, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background may have handed down a deaf ear
 from mome_store.tuning import TuningSettings, tuner
 from mome_tools.cli import main
 tuner.TuningSettings = functools.partial(TuningSettings, batch_facts=4, commit_facts=4)

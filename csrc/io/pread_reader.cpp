@@ -1,0 +1,60 @@
+// Reads by positional system calls in a pool of threads.
+#include <sys/uio.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "io/iovecs.h"
+#include "io/reader.h"
+#include "io/work_queue.h"
+
+namespace mome {
+namespace {
+
+class PreadReader final : public Reader {
+  public:
+    explicit PreadReader(int threads) : queue_(threads) {}
+    std::string_view name() const override { return "pread"; }
+    bool help() override { return queue_.help(); }
+
+    void start(std::vector<Read> reads) override {
+        std::vector<WorkQueue::Job> jobs;
+        jobs.reserve(reads.size());
+        for (Read& read : reads)
+            jobs.push_back([read = std::move(read)] { run(read); });
+        queue_.put(std::move(jobs));
+    }
+
+  private:
+    static void run(const Read& read) {
+        const int fd = read.shard->descriptor();
+        Iovecs left(read.parts);
+        ReadResult result{.error = nullptr, .from_memory = true};
+        while (!left.empty()) {
+            const off_t at = read.offset + static_cast<off_t>(left.done());
+            // Without waiting first: that tells the page cache from the disk, and costs a call only for the latter.
+            ssize_t count = result.from_memory ? preadv2(fd, left.data(), left.count(), at, RWF_NOWAIT) : -1;
+            if (count < 0 || !result.from_memory) {
+                result.from_memory = false;
+                count = preadv(fd, left.data(), left.count(), at);
+            }
+            if (count < 0 && errno == EINTR) continue;
+            if (count <= 0) {
+                result.error = read_error(*read.shard, at, count < 0 ? errno : 0);
+                break;
+            }
+            left.advance(static_cast<size_t>(count));
+        }
+        read.done(std::move(result));
+    }
+
+    WorkQueue queue_;
+};
+
+}  // namespace
+
+std::unique_ptr<Reader> make_pread_reader(int threads) {
+    return std::make_unique<PreadReader>(threads);
+}
+
+}  // namespace mome
