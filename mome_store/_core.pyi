@@ -92,6 +92,9 @@ def apply_experts(
     b_offset: int,
     alpha: float,
     weight_dtype: int,
+    accumulate: bool = False,
+    threads: int = 1,
     isa: str | None = None,
 ) -> None: ...
 def available_isas() -> list[str]: ...
+def read_bandwidth(memory: torch.Tensor, threads: int) -> float: ...

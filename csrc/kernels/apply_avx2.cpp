@@ -1,7 +1,7 @@
 // The kernel for AVX2 with FMA and F16C: 8 floats a vector.
 #include <immintrin.h>
 
-#include "kernels/fused.h"
+#include "kernels/generic.h"
 
 namespace mome {
 namespace {
@@ -10,7 +10,7 @@ struct Avx2 {
     using Vec = __m256;
     static constexpr int kWidth = 8;
     struct Mask {};
-    static constexpr Mask kAll{}, kHalf{};
+    static constexpr Mask kAll{};
 
     static Vec zero() { return _mm256_setzero_ps(); }
     static Vec broadcast(float value) { return _mm256_set1_ps(value); }
@@ -48,8 +48,8 @@ struct Avx2 {
 
 }  // namespace
 
-void apply_tile_avx2(const Tile& tile) {
-    apply_tile<Avx2>(tile);
+Kernels avx2_kernels() {
+    return {shrink<Avx2>, expand<Avx2>, add_to_output<Avx2>, sum<Avx2>};
 }
 
 }  // namespace mome

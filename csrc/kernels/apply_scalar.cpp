@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/fused.h"
+#include "kernels/generic.h"
 
 namespace mome {
 namespace {
@@ -42,7 +42,7 @@ struct Scalar {
         float lane[kWidth];
     };
     struct Mask {};
-    static constexpr Mask kAll{}, kHalf{};
+    static constexpr Mask kAll{};
 
     template <class Lane>
     static Vec make(Lane lane) {
@@ -87,8 +87,8 @@ struct Scalar {
 
 }  // namespace
 
-void apply_tile_scalar(const Tile& tile) {
-    apply_tile<Scalar>(tile);
+Kernels scalar_kernels() {
+    return {shrink<Scalar>, expand<Scalar>, add_to_output<Scalar>, sum<Scalar>};
 }
 
 }  // namespace mome

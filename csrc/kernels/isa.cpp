@@ -13,6 +13,8 @@ const char* name_of(Isa isa) {
             return "avx2";
         case Isa::avx512:
             return "avx512";
+        case Isa::avx512bf16:
+            return "avx512bf16";
     }
     return "unknown";
 }
@@ -26,6 +28,7 @@ std::span<const Isa> available_isas() {
             if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
                 found.push_back(Isa::avx512);
+                if (__builtin_cpu_supports("avx512bf16")) found.push_back(Isa::avx512bf16);
             }
         }
 #endif

@@ -5,7 +5,7 @@
 
 namespace mome {
 
-enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2 };
+enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2, avx512bf16 = 3 };
 
 const char* name_of(Isa isa);
 

@@ -8,6 +8,6 @@ namespace mome::python {
 void bind_errors(pybind11::module_& module);   // C++ errors become those of mome_store.errors
 void bind_format(pybind11::module_& module);   // crc32c, RecordLayout
 void bind_runtime(pybind11::module_& module);  // ShardSet, ExpertCache, Lease
-void bind_kernels(pybind11::module_& module);  // apply_experts
+void bind_kernels(pybind11::module_& module);  // apply_experts, read_bandwidth
 
 }  // namespace mome::python

@@ -7,6 +7,7 @@
 
 #include "format/errors.h"
 #include "kernels/apply.h"
+#include "kernels/read_bandwidth.h"
 #include "python/bindings.h"
 #include "python/tensor.h"
 
@@ -29,7 +30,7 @@ DType dtype_with_code(int code) {
 
 void apply(py::handle y, py::handle x, py::handle row_index, py::handle row_sequence, py::handle expert_indptr,
            py::handle expert_base, py::handle expert_rank, py::handle expert_weight, int64_t a_offset, int64_t b_offset,
-           float alpha, int weight_dtype, const std::optional<std::string>& isa) {
+           float alpha, int weight_dtype, bool accumulate, int threads, const std::optional<std::string>& isa) {
     const ApplyArguments arguments{.y = matrix(y, "y"),
                                    .x = matrix(x, "x"),
                                    .row_index = vector<int32_t>(row_index, "row_index"),
@@ -41,10 +42,18 @@ void apply(py::handle y, py::handle x, py::handle row_index, py::handle row_sequ
                                    .a_offset = a_offset,
                                    .b_offset = b_offset,
                                    .alpha = alpha,
-                                   .weight_dtype = dtype_with_code(weight_dtype)};
+                                   .weight_dtype = dtype_with_code(weight_dtype),
+                                   .accumulate = accumulate,
+                                   .threads = threads};
     const Isa chosen = isa ? isa_named(*isa) : best_isa();
     const py::gil_scoped_release release;
     apply_experts(arguments, chosen);
+}
+
+double bandwidth(py::handle memory, int threads) {
+    const std::span<const float> values = vector<float>(memory, "memory");
+    const py::gil_scoped_release release;
+    return read_bandwidth(values, threads);
 }
 
 }  // namespace
@@ -53,7 +62,7 @@ void bind_kernels(py::module_& module) {
     module.def("apply_experts", &apply, py::arg("y"), py::arg("x"), py::arg("row_index"), py::arg("row_sequence"),
                py::arg("expert_indptr"), py::arg("expert_base"), py::arg("expert_rank"), py::arg("expert_weight"),
                py::arg("a_offset"), py::arg("b_offset"), py::arg("alpha"), py::arg("weight_dtype"),
-               py::arg("isa") = py::none(),
+               py::arg("accumulate") = false, py::arg("threads") = 1, py::arg("isa") = py::none(),
                "y[row_index] += routed experts of x[row_index]; see csrc/kernels/apply.h.");
     module.def("available_isas", [] {
         std::vector<std::string> found;
@@ -61,6 +70,8 @@ void bind_kernels(py::module_& module) {
             found.emplace_back(name_of(isa));
         return found;
     });
+    module.def("read_bandwidth", &bandwidth, py::arg("memory"), py::arg("threads"),
+               "Bytes per second of one pass over a tensor float32 [n]; see csrc/kernels/read_bandwidth.h.");
 }
 
 }  // namespace mome::python

@@ -6,7 +6,8 @@ Semantics, for every i in [0, m), with row = row_index[i] and s = row_sequence[i
               expert_weight[e] * (alpha / expert_rank[e]) * B_e (A_e x[row])
 
 The sum is formed in fp32 in a fixed order and y is rounded once: a row's result depends on nothing but that row and its
-experts. Rows whose sequence has no expert, and rows not listed, keep every bit.
+experts. Rows whose sequence has no expert, and rows not listed, keep every bit. `torch.set_num_threads` governs how
+many threads take part; small calls are the caller's alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from mome_store.store import ExpertSchema
 
 _SCHEMA = (
     "(Tensor(a!) y, Tensor x, Tensor row_index, Tensor row_sequence, Tensor expert_indptr, Tensor expert_base, "
-    "Tensor expert_rank, Tensor expert_weight, int a_offset, int b_offset, float alpha, int weight_dtype) -> ()"
+    "Tensor expert_rank, Tensor expert_weight, int a_offset, int b_offset, float alpha, int weight_dtype, "
+    "bool accumulate=False) -> ()"
 )
 
 
@@ -37,6 +39,7 @@ def apply_experts(
     b_offset: int,
     alpha: float,
     weight_dtype: int,
+    accumulate: bool = False,
 ) -> None:
     """Adds the routed experts of `x` to `y`, in place; the formula heads this file. Not differentiable.
 
@@ -48,14 +51,17 @@ def apply_experts(
                                    arrays; the lease must be held during the call
     a_offset, b_offset             the module's section of the record (`ExpertSchema.sections`), in bytes
     weight_dtype                   0 bf16, 1 fp16, 2 fp32
+    accumulate                     y is fp32 and the sum starts from what it holds, so that a route which is longer than
+                                   the cache can be applied in waves of consecutive entries: into one y of zeros, wave
+                                   after wave, they give bit for bit the sum of a single call
 
     Raises `SchemaError` when a shape, dtype, device, index or offset does not fit; y is then untouched.
     """
     arguments = (y, x, row_index, row_sequence, expert_indptr, expert_base, expert_rank, expert_weight)
     if torch.compiler.is_compiling() or type(y) is not torch.Tensor:  # traced or fake tensors need the operator itself
-        torch.ops.mome.apply_experts(*arguments, a_offset, b_offset, alpha, weight_dtype)
+        torch.ops.mome.apply_experts(*arguments, a_offset, b_offset, alpha, weight_dtype, accumulate)
     else:  # the dispatcher would double the cost of a call
-        _apply(*arguments, a_offset, b_offset, alpha, weight_dtype)
+        _apply(*arguments, a_offset, b_offset, alpha, weight_dtype, accumulate)
 
 
 ExpertTables = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -102,6 +108,7 @@ def _apply(
     b_offset: int,
     alpha: float,
     weight_dtype: int,
+    accumulate: bool = False,
 ) -> None:
     if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
         raise SchemaError("apply_experts has no gradient; call it under torch.no_grad() or on detached tensors")
@@ -118,6 +125,8 @@ def _apply(
         b_offset,
         alpha,
         weight_dtype,
+        accumulate,
+        torch.get_num_threads(),
     )
 
 
@@ -134,6 +143,7 @@ def _fake(
     b_offset: int,
     alpha: float,
     weight_dtype: int,
+    accumulate: bool = False,
 ) -> None:
     """The operator without data: what can be said from shapes alone."""
     if y.dim() != 2 or x.dim() != 2:
