@@ -1,113 +1,273 @@
-// The kernels without Python: every instruction set against a reference in double, and the argument checks. (Sizes,
-// dtypes and routes at random are in tests/kernels.)
+// The kernels without Python: every instruction set against a reference in double, threads, waves, and the argument
+// checks. (Sizes, dtypes and routes at random are in tests/kernels.)
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "check.h"
 #include "format/errors.h"
 #include "kernels/apply.h"
+#include "kernels/read_bandwidth.h"
 
 using namespace mome;
 using namespace mome::test;
 
 namespace {
 
-constexpr int64_t kIn = 24, kOut = 40, kRank = 5;  // 24 and 40: a whole vector and a half one on AVX-512
+// Random values of a dtype: as they are stored, and as numbers.
+struct Values {
+    std::vector<std::byte> stored;
+    std::vector<float> numbers;
 
-// Three sequences over seven rows: no expert, one, three; ranks 5, 1, 4. fp32 throughout.
-struct Problem {
-    static constexpr int64_t kBOffset = 512;
-    std::vector<float> x = std::vector<float>(7 * kIn), y = std::vector<float>(7 * kOut);
-    std::vector<std::vector<float>> records;
-    std::vector<int32_t> row_index{6, 0, 1, 2, 4, 3}, row_sequence{2, 1, 1, 2, 0, 2};
-    std::vector<int32_t> indptr{0, 0, 1, 4}, rank{5, 1, 4, 5};
-    std::vector<int64_t> base;
-    std::vector<float> weight{1.0F, 0.5F, -2.0F, 0.25F};
-    float alpha = 3.0F;
-
-    Problem() {
-        std::mt19937 random(3);
+    Values(size_t count, DType dtype, std::mt19937& random)
+        : stored(count * static_cast<size_t>(bytes_of(dtype))), numbers(count) {
         std::normal_distribution<float> normal;
-        for (float& value : x)
-            value = normal(random);
-        for (float& value : y)
-            value = normal(random);
-        for (size_t e = 0; e < rank.size(); ++e) {
-            auto& record = records.emplace_back(static_cast<size_t>(kBOffset / 4 + kRank * kOut));
-            for (float& value : record)
-                value = normal(random);
-            base.push_back(reinterpret_cast<int64_t>(record.data()));
+        for (size_t i = 0; i < count; ++i) {
+            float value = normal(random);
+            uint32_t bits = std::bit_cast<uint32_t>(value);
+            if (dtype == DType::bfloat16) {
+                bits &= 0xFFFF0000;
+                const auto half = static_cast<uint16_t>(bits >> 16);
+                std::memcpy(&stored[2 * i], &half, 2);
+            } else if (dtype == DType::float16) {  // a normal number of ten bits after the first
+                value = std::copysign(std::clamp(std::abs(value), 0x1p-8F, 8.0F), value);
+                bits = std::bit_cast<uint32_t>(value) & 0xFFFFE000;
+                const auto half =
+                    static_cast<uint16_t>((bits >> 16 & 0x8000) | ((bits & 0x7FFFFFFF) - 0x38000000) >> 13);
+                std::memcpy(&stored[2 * i], &half, 2);
+            } else {
+                std::memcpy(&stored[4 * i], &bits, 4);
+            }
+            numbers[i] = std::bit_cast<float>(bits);
         }
     }
+};
 
-    ApplyArguments arguments() {
-        return {.y = {.data = reinterpret_cast<std::byte*>(y.data()),
-                      .dtype = DType::float32,
-                      .rows = 7,
-                      .columns = kOut,
-                      .stride = kOut},
-                .x = {.data = reinterpret_cast<std::byte*>(x.data()),
-                      .dtype = DType::float32,
-                      .rows = 7,
-                      .columns = kIn,
-                      .stride = kIn},
-                .row_index = row_index,
-                .row_sequence = row_sequence,
-                .expert_indptr = indptr,
-                .expert_base = base,
-                .expert_rank = rank,
-                .expert_weight = weight,
-                .a_offset = 0,
-                .b_offset = kBOffset,
-                .alpha = alpha,
-                .weight_dtype = DType::float32};
+struct Sizes {
+    int64_t d_in = 24, d_out = 40;  // a whole vector and a half one on AVX-512
+    int64_t rows = 7;
+    std::vector<int32_t> indptr{0, 0, 1, 4};  // three sequences: no expert, one, three
+    std::vector<int32_t> rank{5, 1, 4, 5};
+    std::vector<int32_t> row_index{6, 0, 1, 2, 4, 3};  // not 5
+    std::vector<int32_t> row_sequence{2, 1, 1, 2, 0, 2};
+};
+
+// Enough for threads to share: one row of ten sequences, and thirty rows of the last one.
+Sizes large() {
+    Sizes sizes{.d_in = 200, .d_out = 1112, .rows = 40, .indptr = {0}, .rank = {}, .row_index = {}, .row_sequence = {}};
+    for (int32_t s = 0; s < 10; ++s) {
+        sizes.indptr.push_back(4 * (s + 1));
+        for (int32_t e = 0; e < 4; ++e)
+            sizes.rank.push_back(1 + (5 * s + 3 * e) % 11);
+    }
+    for (int32_t row = 0; row < 40; ++row) {
+        sizes.row_index.push_back(39 - row);
+        sizes.row_sequence.push_back(std::min(row, 9));
+    }
+    return sizes;
+}
+
+struct Problem {
+    Sizes sizes;
+    DType x_dtype, weight_dtype;
+    std::mt19937 random{3};
+    Values x;
+    std::vector<float> y;
+    int64_t b_offset;
+    std::vector<Values> records;
+    std::vector<int64_t> base;
+    std::vector<float> weight;
+    float alpha = 3.0F;
+
+    explicit Problem(Sizes sizes_ = {}, DType x_dtype_ = DType::float32, DType weight_dtype_ = DType::float32)
+        : sizes(std::move(sizes_)),
+          x_dtype(x_dtype_),
+          weight_dtype(weight_dtype_),
+          x(static_cast<size_t>(sizes.rows * sizes.d_in), x_dtype, random),
+          y(Values(static_cast<size_t>(sizes.rows * sizes.d_out), DType::float32, random).numbers) {
+        const int64_t most = *std::ranges::max_element(sizes.rank), bytes = bytes_of(weight_dtype);
+        b_offset = (most * sizes.d_in * bytes + 255) / 256 * 256;
+        for (size_t e = 0; e < sizes.rank.size(); ++e) {
+            records.emplace_back(static_cast<size_t>(b_offset / bytes + most * sizes.d_out), weight_dtype, random);
+            weight.push_back(0.5F - static_cast<float>(e % 5));
+        }
+        for (const Values& record : records)
+            base.push_back(reinterpret_cast<int64_t>(record.stored.data()));
     }
 
-    std::vector<double> expected() const {
-        std::vector<double> result(y.begin(), y.end());
-        for (size_t i = 0; i < row_index.size(); ++i) {
-            const auto row = static_cast<size_t>(row_index[i]), s = static_cast<size_t>(row_sequence[i]);
-            for (auto e = static_cast<size_t>(indptr[s]); e < static_cast<size_t>(indptr[s + 1]); ++e) {
-                for (size_t r = 0; r < static_cast<size_t>(rank[e]); ++r) {
-                    double t = 0;
-                    for (size_t k = 0; k < kIn; ++k)
-                        t += double{records[e][r * kIn + k]} * double{x[row * kIn + k]};
-                    t *= double{weight[e]} * double{alpha} / rank[e];
-                    for (size_t j = 0; j < kOut; ++j) {
-                        result[row * kOut + j] += t * double{records[e][kBOffset / 4 + r * kOut + j]};
+    ApplyArguments arguments() { return arguments(y); }
+
+    ApplyArguments arguments(std::vector<float>& out) {
+        return {.y = {.data = reinterpret_cast<std::byte*>(out.data()),
+                      .dtype = DType::float32,
+                      .rows = sizes.rows,
+                      .columns = sizes.d_out,
+                      .stride = sizes.d_out},
+                .x = {.data = x.stored.data(),
+                      .dtype = x_dtype,
+                      .rows = sizes.rows,
+                      .columns = sizes.d_in,
+                      .stride = sizes.d_in},
+                .row_index = sizes.row_index,
+                .row_sequence = sizes.row_sequence,
+                .expert_indptr = sizes.indptr,
+                .expert_base = base,
+                .expert_rank = sizes.rank,
+                .expert_weight = weight,
+                .a_offset = 0,
+                .b_offset = b_offset,
+                .alpha = alpha,
+                .weight_dtype = weight_dtype};
+    }
+
+    std::vector<float> applied(Isa isa, int threads = 1) {
+        std::vector<float> out = y;
+        ApplyArguments a = arguments(out);
+        a.threads = threads;
+        apply_experts(a, isa);
+        return out;
+    }
+
+    // The largest error of `found`, in parts of the magnitudes that went into the value.
+    double error_of(const std::vector<float>& found) const {
+        std::vector<double> exact(y.begin(), y.end()), size(y.size(), 1.0);
+        const auto d_in = static_cast<size_t>(sizes.d_in), d_out = static_cast<size_t>(sizes.d_out);
+        for (size_t i = 0; i < sizes.row_index.size(); ++i) {
+            const auto row = static_cast<size_t>(sizes.row_index[i]), s = static_cast<size_t>(sizes.row_sequence[i]);
+            for (auto e = static_cast<size_t>(sizes.indptr[s]); e < static_cast<size_t>(sizes.indptr[s + 1]); ++e) {
+                const std::vector<float>& factors = records[e].numbers;
+                const size_t b = static_cast<size_t>(b_offset / bytes_of(weight_dtype));
+                for (size_t r = 0; r < static_cast<size_t>(sizes.rank[e]); ++r) {
+                    double t = 0, t_size = 0;
+                    for (size_t k = 0; k < d_in; ++k) {
+                        const double product = double{factors[r * d_in + k]} * double{x.numbers[row * d_in + k]};
+                        t += product;
+                        t_size += std::abs(product);
+                    }
+                    const double scale = double{weight[e]} * double{alpha} / sizes.rank[e];
+                    for (size_t j = 0; j < d_out; ++j) {
+                        exact[row * d_out + j] += scale * t * double{factors[b + r * d_out + j]};
+                        size[row * d_out + j] += std::abs(scale * t_size * double{factors[b + r * d_out + j]});
                     }
                 }
             }
         }
-        return result;
+        double worst = 0;
+        for (size_t i = 0; i < exact.size(); ++i)
+            worst = std::max(worst, std::abs(found[i] - exact[i]) / size[i]);
+        return worst;
     }
 };
 
+constexpr DType kDTypes[] = {DType::bfloat16, DType::float16, DType::float32};
+
+bool same_bits(const std::vector<float>& one, const std::vector<float>& other) {
+    return one.size() == other.size() && std::memcmp(one.data(), other.data(), one.size() * sizeof(float)) == 0;
+}
+
 }  // namespace
 
-TEST("every instruction set that runs here computes the formula") {
+TEST("every instruction set that runs here computes the formula, for every dtype and for sizes with tails") {
     for (const Isa isa : available_isas()) {
-        Problem problem;
-        const auto expected = problem.expected();
-        apply_experts(problem.arguments(), isa);
-        for (size_t i = 0; i < expected.size(); ++i)
-            CHECK(std::abs(problem.y[i] - expected[i]) < 1e-4);
+        for (const DType x : kDTypes) {
+            for (const DType weights : kDTypes) {
+                for (const int64_t d : {8, 16, 24, 56, 1000}) {
+                    Problem problem(Sizes{.d_in = d, .d_out = d + 16}, x, weights);
+                    CHECK(problem.error_of(problem.applied(isa)) < 1e-6);
+                }
+                Problem problem(large(), x, weights);
+                CHECK(problem.error_of(problem.applied(isa)) < 1e-6);
+            }
+        }
     }
 }
 
 TEST("rows that are not listed, and rows without experts, keep every bit") {
     for (const Isa isa : available_isas()) {
         Problem problem;
-        const auto before = problem.y;
-        apply_experts(problem.arguments(), isa);
+        const auto found = problem.applied(isa);
+        const auto d = static_cast<size_t>(problem.sizes.d_out);
         for (const size_t row : {4, 5}) {
-            for (size_t j = row * kOut; j < (row + 1) * kOut; ++j) {
-                CHECK(std::bit_cast<uint32_t>(problem.y[j]) == std::bit_cast<uint32_t>(before[j]));
-            }
+            for (size_t j = row * d; j < (row + 1) * d; ++j)
+                CHECK(std::bit_cast<uint32_t>(found[j]) == std::bit_cast<uint32_t>(problem.y[j]));
         }
     }
+}
+
+TEST("the number of threads changes no bit, run after run") {
+    for (const Isa isa : available_isas()) {
+        Problem problem(large(), DType::float32, DType::bfloat16);
+        const auto alone = problem.applied(isa);
+        for (int run = 0; run < 5; ++run) {
+            for (const int threads : {2, 3, 7})
+                CHECK(same_bits(problem.applied(isa, threads), alone));
+        }
+    }
+}
+
+TEST("callers at once each get their own answer") {
+    std::vector<Problem> problems;
+    for (int i = 0; i < 4; ++i) {
+        Problem& problem = problems.emplace_back(large(), DType::float32, kDTypes[i % 3]);
+        problem.alpha = static_cast<float>(i + 1);
+    }
+    std::vector<int> wrong(problems.size());
+    std::vector<std::thread> callers;
+    for (size_t i = 0; i < problems.size(); ++i) {
+        callers.emplace_back([&, i] {
+            const auto alone = problems[i].applied(best_isa());
+            for (int run = 0; run < 20; ++run)
+                wrong[i] += !same_bits(problems[i].applied(best_isa(), 3), alone);
+        });
+    }
+    for (std::thread& caller : callers)
+        caller.join();
+    CHECK(std::ranges::count(wrong, 0) == static_cast<std::ptrdiff_t>(problems.size()));
+}
+
+TEST("waves of experts accumulate to the bits of one call") {
+    for (const Isa isa : available_isas()) {
+        Problem problem(large(), DType::float32, DType::bfloat16);
+        const auto expected = problem.applied(isa);
+        std::vector<float> delta(problem.y.size());
+        for (const int32_t wave : {0, 1, 2}) {  // experts 0; 1 and 2; 3 of each sequence
+            const int32_t from = wave == 0 ? 0 : 2 * wave - 1, to = wave == 2 ? 4 : 2 * wave + 1;
+            std::vector<int32_t> indptr{0}, rank;
+            std::vector<int64_t> base;
+            std::vector<float> weight;
+            for (int32_t s = 0; s < 10; ++s) {
+                for (auto e = static_cast<size_t>(4 * s + from); e < static_cast<size_t>(4 * s + to); ++e) {
+                    rank.push_back(problem.sizes.rank[e]);
+                    base.push_back(problem.base[e]);
+                    weight.push_back(problem.weight[e]);
+                }
+                indptr.push_back(static_cast<int32_t>(rank.size()));
+            }
+            ApplyArguments arguments = problem.arguments(delta);
+            arguments.expert_indptr = indptr;
+            arguments.expert_rank = rank;
+            arguments.expert_base = base;
+            arguments.expert_weight = weight;
+            arguments.accumulate = true;
+            arguments.threads = 1 + wave;
+            apply_experts(arguments, isa);
+        }
+        for (size_t i = 0; i < delta.size(); ++i)
+            delta[i] = problem.y[i] + delta[i];
+        CHECK(same_bits(delta, expected));
+    }
+}
+
+TEST("read bandwidth is that of all of the memory") {
+    const std::vector<float> memory(1 << 20);
+    CHECK(read_bandwidth(memory, 1) > 0);
+    CHECK(read_bandwidth(memory, 3) > 0);
+    CHECK_THROWS(SchemaError, read_bandwidth(std::span(memory).first(100), 1));
+    CHECK_THROWS(SchemaError, read_bandwidth(memory, 0));
 }
 
 TEST("arguments that don't fit are refused before y is touched") {
@@ -142,6 +302,11 @@ TEST("arguments that don't fit are refused before y is touched") {
     refused([&](auto& a) { a.x.rows = 8; });
     refused([&](auto& a) { a.a_offset = 8; });
     refused([&](auto& a) { a.b_offset = 500; });
+    refused([&](auto& a) { a.threads = 0; });
+    refused([&](auto& a) {
+        a.y.dtype = DType::bfloat16;
+        a.accumulate = true;
+    });
 }
 
 int main() {

@@ -107,13 +107,13 @@ def test_rounding_is_to_nearest_even_like_torch(isa: str, dtype: torch.dtype) ->
     y = torch.zeros(n, 8, dtype=dtype)
     one = torch.tensor([1], dtype=torch.int32)
     base = torch.tensor([record.data_ptr()])
-    indptr, eight = torch.tensor([0, 1], dtype=torch.int32), 8 * one
-    _core.apply_experts(y, finite, rows, 0 * rows, indptr, base, eight, torch.ones(1), a_offset, b_offset, 8.0, 2, isa)
+    experts = (torch.tensor([0, 1], dtype=torch.int32), base, 8 * one, torch.ones(1), a_offset, b_offset, 8.0, 2)
+    _core.apply_experts(y, finite, rows, 0 * rows, *experts, isa=isa)
     assert torch.equal(y, finite.to(dtype))
 
     y = x.to(dtype)
     zero = torch.zeros(n, 8)
-    _core.apply_experts(y, zero, rows, 0 * rows, indptr, base, eight, torch.ones(1), a_offset, b_offset, 8.0, 2, isa)
+    _core.apply_experts(y, zero, rows, 0 * rows, *experts, isa=isa)
     assert torch.equal(
         y.nan_to_num(nan=7.0), x.to(dtype).nan_to_num(nan=7.0)
     )  # fp16 and bf16 survive the way there and back

@@ -91,6 +91,26 @@ WRONG: dict[str, Callable[[Problem], Any]] = {
 }
 
 
+def test_accumulating_needs_fp32() -> None:
+    problem = make_problem(8, dtypes=(torch.float32, torch.bfloat16, torch.float32))
+    with pytest.raises(SchemaError, match="float32 to accumulate"):
+        apply_experts(*problem.arguments(), accumulate=True)
+
+
+def test_accumulating_is_the_same_dispatched() -> None:
+    problem = make_problem(9)
+    direct, dispatched = problem.y.clone(), problem.y.clone()
+    apply_experts(direct, *problem.arguments()[1:], accumulate=True)
+    torch.ops.mome.apply_experts(dispatched, *problem.arguments()[1:], accumulate=True)
+    assert torch.equal(direct, dispatched)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_at_least_one_thread_is_needed(threads: int) -> None:
+    with pytest.raises(SchemaError, match="threads"):
+        make_problem(10).apply(threads=threads)
+
+
 @pytest.mark.parametrize("what", WRONG)
 def test_arguments_that_do_not_fit_are_refused_and_y_is_untouched(what: str) -> None:
     problem = make_problem(6)
