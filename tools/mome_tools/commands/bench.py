@@ -13,11 +13,6 @@ from mome_tools.output import JsonOption, print_json, print_text, progress_bar
 app = typer.Typer(help="Measure, each figure beside its peer in the same run.", no_args_is_help=True)
 
 
-@app.callback()
-def family() -> None:
-    """Keeps `tune` a command of its own while it is the only one."""
-
-
 @app.command()
 def tune(
     facts: Annotated[int, typer.Option("--facts", min=1, help="Airports to memorise, by us and by the peer.")] = 64,
@@ -34,6 +29,21 @@ def tune(
             progress.update(task, description=what, completed=done, total=total)
 
         figures = measure_tuning(facts, peer_seconds=peer_seconds, on_progress=show)
+    report(figures, json)
+
+
+@app.command()
+def apply(json: JsonOption = False) -> None:
+    """The CPU kernels beside the memory's read bandwidth, PEFT and torch, on the same experts."""
+    with progress_bar() as progress:
+        task = progress.add_task("loading", total=None, note="")
+
+        from mome_tools.bench_apply import measure_apply
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        figures = measure_apply(on_progress=show)
     report(figures, json)
 
 
