@@ -174,8 +174,9 @@ class HeldSlots {
     int32_t list_;
 };
 
-// The experts last given up from s3fifo's small queue, by id: a ring of them, the oldest forgotten first, and an
-// open-addressed table (linear probing, at most half full) of their places in the ring.
+// The experts last given up from s3fifo's small queue, by id: a ring of them, the oldest forgotten first (the place of
+// one that returned stays empty until then), and an open-addressed table of their places in the ring, with linear
+// probing and at most half full.
 class GhostQueue {
   public:
     explicit GhostQueue(int64_t capacity)
@@ -313,7 +314,7 @@ class S3Fifo final : public EvictionPolicy {
 
 // Least frequently used first, with dynamic aging (LFU-DA; Arlitt, Cherkasova, Dilley, Friedrich and Jin, "Evaluating
 // content management techniques for Web proxy caches", 1999): a slot's priority is the number of its uses plus the
-// cache's age at the last of them, and the age is the priority of the slot that was last given up. What was popular
+// cache's age at the last of them, and the age is the highest priority at which a slot was given up. What was popular
 // long ago thus ages out. Among equals the least recently used goes first.
 //
 // Every slot that is known is in the heap, the lowest priority on top, or among the held ones.
@@ -360,7 +361,7 @@ class Lfu final : public EvictionPolicy {
             const int32_t slot = heap_.front();
             pull(slot);
             if (holds[slot] == 0) {
-                age_ = std::get<0>(priority_[slot]);
+                age_ = std::max(age_, std::get<0>(priority_[slot]));  // lower ones may have been held
                 return slot;
             }
             held_.add(slot);
