@@ -6,5 +6,6 @@ PYBIND11_MODULE(_core, module) {
     mome::python::bind_errors(module);
     mome::python::bind_format(module);
     mome::python::bind_runtime(module);
+    mome::python::bind_replay(module);
     mome::python::bind_kernels(module);
 }
