@@ -126,6 +126,16 @@ class FactError(MomeError, ValueError):
         super().__init__(f"line {line}: {reason}" if line is not None else reason)
 
 
+class TraceError(MomeError, ValueError):
+    """A trace that can't be read or added to. Attributes: `path`, `line` (1-based, or None) and `reason`."""
+
+    def __init__(self, path: Path | str, line: int | None, reason: str) -> None:
+        self.path = Path(path)
+        self.line = line
+        self.reason = reason
+        super().__init__(f"{path}: {reason}" if line is None else f"{path}, line {line}: {reason}")
+
+
 class ReadError(MomeError, OSError):
     """The operating system refused a read. Attributes: `path`, `offset` (bytes), `errno`."""
 
