@@ -209,7 +209,8 @@ def _parse_batch(line: bytes) -> tuple[float, list[list[int]]]:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(batch, dict):
         raise ValueError("a batch is a JSON object")
-    when, experts = batch.get("time"), batch.get("experts")
+    when: Any = batch.get("time")
+    experts: Any = batch.get("experts")
     if type(when) not in (int, float) or not math.isfinite(when):
         raise ValueError("time must be a number of seconds")
     if not isinstance(experts, list):

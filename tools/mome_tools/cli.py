@@ -9,7 +9,7 @@ import sys
 import typer
 
 from mome_store.errors import MomeError
-from mome_tools.commands import ask, bench, evaluate, memorize, stores
+from mome_tools.commands import ask, bench, evaluate, memorize, replay, stores
 from mome_tools.output import note, show_warnings_as_notes
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("eval")(evaluate.evaluate)
 app.command()(stores.forget)
 app.command()(stores.inspect)
 app.command()(stores.verify)
+app.command()(replay.replay)
 app.add_typer(bench.app, name="bench")
 
 
