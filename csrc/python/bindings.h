@@ -10,6 +10,5 @@ void bind_format(pybind11::module_& module);   // crc32c, RecordLayout
 void bind_runtime(pybind11::module_& module);  // ShardSet, ExpertCache, Lease
 void bind_kernels(pybind11::module_& module);  // apply_experts, read_bandwidth
 void bind_replay(pybind11::module_& module);   // replay, policy_names
-void bind_kernels(pybind11::module_& module);  // apply_experts
 
 }  // namespace mome::python

@@ -59,6 +59,7 @@ class MemoryModel:
         cache: int | str | None = None,
         encoder: QueryEncoder | None = None,
         waves: bool = True,
+        trace: str | Path | None = None,
     ) -> None:
         keep_freed_memory()
         self._owns_store = not isinstance(store, ExpertStore)
@@ -75,7 +76,7 @@ class MemoryModel:
             self.snapshot: Snapshot = self.store.snapshot()
             try:
                 self.router = Router.open(self.snapshot, encoder=encoder, device=device)
-                self.cache = ExpertCache(self.snapshot, device=device, capacity=cache)
+                self.cache = ExpertCache(self.snapshot, device=device, capacity=cache, trace=trace)
                 self.attachment = adapt(self.model, self.store.schema)
             except BaseException:
                 self.snapshot.close()
@@ -96,6 +97,7 @@ class MemoryModel:
         cache: int | str | None = None,
         encoder: QueryEncoder | None = None,
         waves: bool = True,
+        trace: str | Path | None = None,
     ) -> MemoryModel:
         """The base model with the memory of `store` attached.
 
@@ -105,6 +107,7 @@ class MemoryModel:
             records are used where they are mapped. The answers are the same, bit for bit.
         encoder: None: the one that the store remembers.
         waves: apply a route that has more experts than `cache` has room for part after part; False: CapacityError.
+        trace: a file that every route which is used is recorded in, for `mome replay`; None: no recording.
 
         Raises BaseModelMismatchError when the base model can't be found or is not the one that the experts were
         trained beside; SchemaError, DamagedStoreError and the like as the store, router and cache do.
@@ -113,7 +116,9 @@ class MemoryModel:
         try:
             remembered = (opened.base_model or {}).get("name")
             model, tokenizer = load_base_model(resolve_base_model(base if base is not None else remembered))
-            memory = cls(model, tokenizer, opened, device=device, cache=cache, encoder=encoder, waves=waves)
+            memory = cls(
+                model, tokenizer, opened, device=device, cache=cache, encoder=encoder, waves=waves, trace=trace
+            )
         except BaseException:
             if opened is not store:
                 opened.close()

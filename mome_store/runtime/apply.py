@@ -76,6 +76,8 @@ def apply_module(
     row_index: torch.Tensor,
     row_sequence: torch.Tensor,
     experts: ExpertTables,
+    *,
+    accumulate: bool = False,
 ) -> None:
     """`apply_experts` for one module of a schema.
 
@@ -92,6 +94,7 @@ def apply_module(
         section.b_offset,
         schema.alpha,
         DTYPE_CODES[schema.dtype],
+        accumulate,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -20,6 +21,7 @@ from mome_store import _core
 from mome_store.errors import ClosedError, SchemaError
 from mome_store.runtime.lease import Lease
 from mome_store.runtime.metrics import prometheus_text
+from mome_store.runtime.trace import TraceWriter
 
 if TYPE_CHECKING:
     from mome_store.store import ExpertSchema, Snapshot
@@ -57,10 +59,11 @@ class ExpertCache:
         only its trailer. The shards' sizes and indexes are checked now, in both modes.
     staging: buffers between the reader and the slots; 0: none on the cpu, where reads go straight into the slots.
     timeout: seconds that a lease waits for slots that other leases hold, and for a read.
+    trace: a file to record every acquired route in, for `mome replay` (mome_store.runtime.trace); None: no recording.
 
     Raises `SchemaError` for a setting that is none of these, `CapacityError` when the capacity is below one record,
     `DeviceMemoryError` when the device has not so much, `DamagedStoreError` and `ReadError` when the snapshot's shards
-    are not what was committed or can't be opened.
+    are not what was committed or can't be opened, `TraceError` when the trace can't be written.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class ExpertCache:
         verify: str = "record",
         staging: int = 0,
         timeout: float = 30.0,
+        trace: str | Path | None = None,
         *,
         _delays: tuple[int, int] | None = None,
     ) -> None:
@@ -98,6 +102,7 @@ class ExpertCache:
         self._core: _core.ExpertCache | None = _core.ExpertCache(
             shards, slots, device, policy, self._reader, staging, timeout, _delays
         )
+        self._trace = None if trace is None else TraceWriter(trace, snapshot.schema.record_bytes)
 
     @property
     def reader(self) -> str:
@@ -138,6 +143,8 @@ class ExpertCache:
             except BaseException:
                 del lease  # the error's traceback would keep the slots held
                 raise
+        if self._trace is not None:
+            self._trace.append(route.expert_ids)
         return Lease(lease)
 
     def pin(self, expert_ids: Iterable[int]) -> None:
@@ -175,6 +182,8 @@ class ExpertCache:
     def close(self) -> None:
         """Gives slots and mappings up, as soon as the last lease is released. A second call does nothing."""
         self._core = None
+        if self._trace is not None:
+            self._trace.close()
 
     def __enter__(self) -> Self:
         self._opened()

@@ -10,8 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from mome_store import BaseModelMismatchError, CapacityError, ClosedError, ExpertStore, Memory, MemoryModel, SchemaError
+from mome_store import (
+    BaseModelMismatchError,
+    CapacityError,
+    ClosedError,
+    ExpertCache,
+    ExpertStore,
+    Memory,
+    MemoryModel,
+    SchemaError,
+)
 from mome_store.modeling import fingerprint
+from mome_store.modeling.active_experts import split_in_waves
 from mome_store.modeling.memory_linear import MemoryLinear
 from mome_store.routing import Route
 from tests.tiny_models import HashEncoder, make_model, make_tokenizer
@@ -205,16 +215,72 @@ def test_wrong_calls_get_typed_errors(make_memory: Make) -> None:
     assert memory.generate([]) == []
 
 
-def test_a_route_beyond_the_cache_is_refused_and_nothing_leaks(make_memory: Make) -> None:
-    memory = make_memory("llama")
-    group = add_random_group(memory, 1, experts=3)
-    small = MemoryModel(
+def cached(memory: MemoryModel, slots: int, **settings: Any) -> MemoryModel:
+    """The same model over the same store, with a cache of so many slots."""
+    return MemoryModel(
         make_model("llama"),
         make_tokenizer(),
         memory.store,
-        cache=2 * memory.store.schema.record_bytes,
+        cache=slots * memory.store.schema.record_bytes,
         encoder=HashEncoder(),
+        **settings,
     )
-    with small, pytest.raises(CapacityError) as caught:
-        small.generate(["x"], route=route_to(memory, group))
-    assert (caught.value.needed, caught.value.slots) == (3, 2)
+
+
+def test_without_waves_a_route_beyond_the_cache_is_refused_and_nothing_leaks(make_memory: Make) -> None:
+    memory = make_memory("llama")
+    group = add_random_group(memory, 1, experts=3)
+    with cached(memory, 2, waves=False) as small:
+        with pytest.raises(CapacityError) as caught:
+            small.generate(["x"], route=route_to(memory, group))
+        assert (caught.value.needed, caught.value.slots) == (3, 2)
+        assert small.cache.stats()["slots_held"] == 0
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 5, 64])
+@pytest.mark.parametrize("delays", [None, (3, 2000)])
+def test_logits_and_answers_do_not_depend_on_the_cache(
+    make_memory: Make, slots: int, delays: tuple[int, int] | None
+) -> None:
+    """Bit for bit those with everything resident, whatever the capacity, with reads that come late and out of order."""
+    memory = make_memory("llama")
+    groups = [
+        add_random_group(memory, 1, experts=4),
+        add_random_group(memory, 2, activation="all"),
+        add_random_group(memory, 3, experts=2),
+    ]
+    ids, mask = memory.pad([[5, 6, 7, 8], [9, 10], [11, 12, 13]])
+    route = route_to(memory, *groups)
+    with memory.attached(route, prompt_tokens=4), torch.no_grad():
+        expected = memory.model(input_ids=ids, attention_mask=mask).logits
+    questions = [*QUESTIONS, "And Dee?", "Who?"]
+    routes = route_to(memory, *groups, groups[0], None)
+    answers = [answer.text for answer in memory.generate(questions, 8, route=routes, batch_size=2)]
+    with cached(memory, slots) as small:
+        if delays is not None:
+            small.cache.close()
+            capacity = slots * memory.store.schema.record_bytes
+            small.cache = ExpertCache(small.snapshot, capacity=capacity, _delays=delays)
+        with small.attached(route, prompt_tokens=4), torch.no_grad():
+            assert torch.equal(small.model(input_ids=ids, attention_mask=mask).logits, expected)
+        assert [a.text for a in small.generate(questions, 8, route=routes, batch_size=2)] == answers
+        stats = small.cache.stats()
+        assert stats["slots_held"] == stats["leases_live"] == 0
+        assert stats["evictions"] > 0 or slots == 64
+
+
+def test_waves_take_up_the_entries_of_a_route_in_order() -> None:
+    route = Route(
+        (np.array([4, 4, 5]), np.array([], np.int64), np.array([5, 6, 7, 4])),
+        (np.arange(3, dtype=np.float32), np.empty(0, np.float32), np.arange(3, 7, dtype=np.float32)),
+        ((1,), (), (2,)),
+        np.ones(3, np.float32),
+        np.array([True, False, True]),
+    )
+    waves = split_in_waves(route, 2)
+    assert [[ids.tolist() for ids in wave.expert_ids] for wave in waves] == [
+        [[4, 4, 5], [], [5]],
+        [[], [], [6, 7]],
+        [[], [], [4]],
+    ]
+    assert np.concatenate([w for wave in waves for w in wave.weights]).tolist() == list(range(7))

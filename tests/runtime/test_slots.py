@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from mome_store import CapacityError, ClosedError, DamagedStoreError, ExpertCache, ExpertStore, UnknownIdError
+from mome_store.runtime.trace import Trace
 from mome_store.store import Snapshot
 from tests.runtime.conftest import SCHEMA, add_experts, route
 from tests.runtime.test_damage import flip_bit, shard_of
@@ -273,3 +274,19 @@ def test_prometheus_text_is_what_a_scraper_parses(store_path: Path) -> None:
             assert f'mome_cache_stall_seconds{{{labels},quantile="0.99"}}' in samples
         with ExpertCache(snapshot) as mapped:
             assert "mome_cache_slots{" not in mapped.prometheus()
+
+
+@pytest.mark.parametrize("capacity", [None, slots(4)])
+def test_what_was_acquired_is_in_the_trace(store_path: Path, tmp_path: Path, capacity: int | None) -> None:
+    with ExpertStore.open(store_path).snapshot() as snapshot:
+        ids = snapshot.expert_ids.tolist()
+        with ExpertCache(snapshot, capacity=capacity, trace=tmp_path / "trace.jsonl") as cache:
+            cache.prefetch(route(ids))
+            for wanted in ([ids[:2], ids[1:3]], [[]], [ids[3:6]]):
+                cache.acquire(route(*wanted)).release()
+            with pytest.raises(UnknownIdError):
+                cache.acquire(route([999]))
+    trace = Trace.load(tmp_path / "trace.jsonl")
+    assert trace.record_bytes == SCHEMA.record_bytes
+    assert trace.indptr.tolist() == [0, 4, 4, 7]
+    assert trace.ids.tolist() == [*ids[:2], *ids[1:3], *ids[3:6]]
