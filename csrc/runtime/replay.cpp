@@ -117,16 +117,19 @@ ReplayResult belady(int64_t slots, std::span<const int64_t> indptr, std::span<co
     const auto never = static_cast<int64_t>(waves.count());
 
     std::vector<int64_t> next_wave(waves.experts.size());  // [requests] the wave in which the expert is used next
-    std::vector<int64_t> next_use(waves.id_of.size(), never);
-    for (size_t index = waves.count(); index-- > 0;) {
-        const auto wave = waves.wave(index);
-        const auto first = wave.data() - waves.experts.data();
-        for (size_t i = 0; i < wave.size(); ++i)
-            next_wave[first + i] = std::exchange(next_use[wave[i]], static_cast<int64_t>(index));
+    {
+        std::vector<int64_t> next_use(waves.id_of.size(), never);
+        for (size_t index = waves.count(); index-- > 0;) {
+            const auto wave = waves.wave(index);
+            const auto first = wave.data() - waves.experts.data();
+            for (size_t i = 0; i < wave.size(); ++i)
+                next_wave[first + i] = std::exchange(next_use[wave[i]], static_cast<int64_t>(index));
+        }
     }
 
-    // Cached experts by next use. An entry counts while it says what next_use says: the entry of an expert that is used
-    // is stale from then on, so what the present wave holds can't be given up.
+    // Cached experts by next use. The entry of an expert that was used since stays behind, but names a wave that is
+    // past or present and so comes below all that count: the experts of the present wave, whose new entries follow at
+    // its end, are not given up.
     std::priority_queue<std::pair<int64_t, int32_t>> farthest;
     std::vector<bool> cached(waves.id_of.size(), false);
     int64_t filled = 0;
@@ -136,16 +139,13 @@ ReplayResult belady(int64_t slots, std::span<const int64_t> indptr, std::span<co
         const auto wave = waves.wave(index);
         const auto first = wave.data() - waves.experts.data();
         int64_t missing = 0;
-        for (size_t i = 0; i < wave.size(); ++i) {
-            next_use[wave[i]] = next_wave[first + i];
-            missing += cached[wave[i]] ? 0 : 1;
-            cached[wave[i]] = true;
+        for (const int32_t expert : wave) {
+            missing += cached[expert] ? 0 : 1;
+            cached[expert] = true;
         }
         result.misses += missing;
         result.hits += std::ssize(wave) - missing;
         for (filled += missing; filled > slots; --filled) {
-            while (farthest.top().first != next_use[farthest.top().second])
-                farthest.pop();
             cached[farthest.top().second] = false;
             farthest.pop();
             ++result.evictions;

@@ -20,6 +20,9 @@ RECORD_BYTES = 20480
 WINDOW_SHARE = 0.05
 """The working set of `window`, as a share of all experts."""
 
+WINDOW_USES = 10
+"""How often an expert is asked for, on average, while it is in that working set."""
+
 SCAN_EVERY, SCAN_BATCHES = 500, 100
 """`mixed`: of every 500 batches, the last 100 are a scan."""
 
@@ -42,11 +45,11 @@ def window(experts: int, batches: int, per_batch: int, seed: int = 0, record_byt
     """A working set that drifts.
 
     It is a twentieth of the experts (at least `per_batch`), each as likely as the others, and moves on through all of
-    them so that it is another one after a hundred batches.
+    them, at a pace at which an expert is asked for ten times, on average, while it is in it.
     """
     rng = _checked(experts, batches, per_batch, seed)
     width = max(per_batch, round(WINDOW_SHARE * experts))
-    start = np.arange(batches, dtype=np.int64) * width // 100
+    start = np.arange(batches, dtype=np.int64) * per_batch // WINDOW_USES
     drawn = _draw(rng, np.ones(width), batches, per_batch)
     return _trace((start[:, None] + drawn) % experts, record_bytes)
 

@@ -80,7 +80,8 @@ def plot(results: Sequence[Replayed], record_bytes: int, title: str, path: Path)
         else:
             axes.plot(capacities, row, marker=marker, markersize=5, alpha=0.85, label=policy)
     axes.set_xscale("log")
-    axes.set_xticks(capacities, [f"{slots}\n{bytes_text(slots * record_bytes)}" for slots in capacities])
+    labels = [f"{slots}\n{bytes_text(slots * record_bytes)}" for slots in capacities]
+    axes.set_xticks(capacities, labels, rotation=0 if len(capacities) <= 8 else 60)
     axes.minorticks_off()
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
