@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def replay(
-    trace_file: Annotated[Path | None, typer.Argument(metavar="[TRACE]", help="A trace that a cache recorded.")] = None,
+    trace_file: Annotated[Path | None, typer.Argument(metavar="TRACE", help="A trace that a cache recorded.")] = None,
     workload: Annotated[
         str | None,
         typer.Option("--workload", metavar="W", help="Instead of TRACE: uniform, zipf:1.0, window, scan or mixed."),
