@@ -73,4 +73,49 @@ struct ClosedError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// What went wrong in another thread, as a value: an exception object must not be shared between threads. `raise` makes
+// it one again.
+struct Failure {
+    enum class Kind { none, read, damage, other };
+
+    static Failure of(const ReadError& error) {
+        return {.kind = Kind::read, .path = error.path, .offset = error.offset, .error_number = error.error_number};
+    }
+    static Failure of(const DamagedStoreError& error) {
+        return {.kind = Kind::damage,
+                .path = error.file,
+                .row = error.row,
+                .expert_id = error.expert_id,
+                .problem = error.problem};
+    }
+    // Of the exception that is being handled.
+    static Failure current() {
+        try {
+            throw;
+        } catch (const ReadError& error) {
+            return of(error);
+        } catch (const DamagedStoreError& error) {
+            return of(error);
+        } catch (const std::exception& error) {
+            return {.kind = Kind::other, .problem = error.what()};
+        }
+    }
+
+    explicit operator bool() const { return kind != Kind::none; }
+
+    [[noreturn]] void raise() const {
+        if (kind == Kind::read) throw ReadError(path, offset, error_number);
+        if (kind == Kind::damage) throw DamagedStoreError(path, row, expert_id, problem);
+        throw std::runtime_error(problem);
+    }
+
+    Kind kind = Kind::none;
+    std::string path = {};
+    int64_t offset = 0;
+    int error_number = 0;
+    std::optional<int64_t> row = {};
+    std::optional<int64_t> expert_id = {};
+    std::string problem = {};
+};
+
 }  // namespace mome

@@ -197,7 +197,7 @@ class IoUringReader final : public Reader {
         ReadResult outcome;
         if (result <= 0) {
             const auto offset = flight->read.offset + static_cast<int64_t>(flight->left.done());
-            outcome.error = read_error(*flight->read.shard, offset, -result);
+            outcome.failure = read_failure(*flight->read.shard, offset, -result);
         }
         flight->read.done(std::move(outcome));
         in_flight_.erase(at);

@@ -29,7 +29,7 @@ class MmapReader final : public Reader {
 
   private:
     static void copy(const Read& read, bool resident) {
-        ReadResult result{.error = nullptr, .from_memory = resident};
+        ReadResult result{.failure = {}, .from_memory = resident};
         try {
             const MappedFile& file = read.shard->file();
             file.load(read.offset, static_cast<int64_t>(read.bytes()));
@@ -39,7 +39,7 @@ class MmapReader final : public Reader {
                 from += part.size();
             }
         } catch (...) {
-            result.error = std::current_exception();
+            result.failure = Failure::current();
         }
         read.done(std::move(result));
     }

@@ -29,7 +29,7 @@ class PreadReader final : public Reader {
     static void run(const Read& read) {
         const int fd = read.shard->descriptor();
         Iovecs left(read.parts);
-        ReadResult result{.error = nullptr, .from_memory = true};
+        ReadResult result{.failure = {}, .from_memory = true};
         while (!left.empty()) {
             const off_t at = read.offset + static_cast<off_t>(left.done());
             // Without waiting first: that tells the page cache from the disk, and costs a call only for the latter.
@@ -40,7 +40,7 @@ class PreadReader final : public Reader {
             }
             if (count < 0 && errno == EINTR) continue;
             if (count <= 0) {
-                result.error = read_error(*read.shard, at, count < 0 ? errno : 0);
+                result.failure = read_failure(*read.shard, at, count < 0 ? errno : 0);
                 break;
             }
             left.advance(static_cast<size_t>(count));

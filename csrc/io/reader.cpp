@@ -201,13 +201,12 @@ ReaderChoice choose_reader(std::string_view wanted, const ShardSource* sample, i
     return choice;
 }
 
-std::exception_ptr read_error(const Shard& shard, int64_t offset, int error_number) {
+Failure read_failure(const Shard& shard, int64_t offset, int error_number) {
     const MappedFile& file = shard.file();
-    if (error_number != 0) return std::make_exception_ptr(ReadError(file.path(), offset, error_number));
-    return std::make_exception_ptr(DamagedStoreError(file.path(), std::nullopt, std::nullopt,
-                                                     "the file ends at " + std::to_string(offset) +
-                                                         " bytes or before, expected " +
-                                                         std::to_string(file.bytes().size()) + " bytes"));
+    if (error_number != 0) return Failure::of(ReadError(file.path(), offset, error_number));
+    return Failure::of(DamagedStoreError(file.path(), std::nullopt, std::nullopt,
+                                         "the file ends at " + std::to_string(offset) + " bytes or before, expected " +
+                                             std::to_string(file.bytes().size()) + " bytes"));
 }
 
 }  // namespace mome

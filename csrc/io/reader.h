@@ -8,7 +8,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <functional>
 #include <memory>
 #include <span>
@@ -16,12 +15,13 @@
 #include <string_view>
 #include <vector>
 
+#include "format/errors.h"
 #include "io/shard_set.h"
 
 namespace mome {
 
 struct ReadResult {
-    std::exception_ptr error;  // null: every byte is there. DamagedStoreError: the file is too short; else ReadError
+    Failure failure;           // none: every byte is there
     bool from_memory = false;  // nothing had to come from the disk, as far as the reader can tell
 };
 
@@ -82,7 +82,7 @@ struct ReaderChoice {
 // through it otherwise, so that it is there the next time.
 ReaderChoice choose_reader(std::string_view wanted, const ShardSource* sample, int64_t store_bytes);
 
-// The error for a read of `shard` that failed with `error_number`, or that met the end of the file (0).
-std::exception_ptr read_error(const Shard& shard, int64_t offset, int error_number);
+// The failure of a read of `shard` with `error_number`, or that met the end of the file (0).
+Failure read_failure(const Shard& shard, int64_t offset, int error_number);
 
 }  // namespace mome

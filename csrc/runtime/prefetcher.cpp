@@ -128,17 +128,17 @@ void Prefetcher::read(const std::shared_ptr<const ShardSet>& shards, std::span<c
 void Prefetcher::arrived(const Job& job, ReadResult result) {
     for (size_t i = 0; i < job.loads.size(); ++i) {
         const Load& load = job.loads[i];
-        LoadOutcome outcome{.rank = 0, .error = result.error, .from_memory = result.from_memory};
-        if (!outcome.error) {
+        LoadOutcome outcome{.rank = 0, .failure = result.failure, .from_memory = result.from_memory};
+        if (!outcome.failure) {
             try {
                 outcome.rank = job.shards->check(load.position, {job.buffers[i], static_cast<size_t>(record_bytes_)});
             } catch (...) {
-                outcome.error = std::current_exception();
+                outcome.failure = Failure::current();
             }
         }
         if (!staging_memory_) {
             done_(load, outcome);
-        } else if (outcome.error) {
+        } else if (outcome.failure) {
             done_(load, outcome);
             release(job.buffers[i]);
         } else {

@@ -9,7 +9,6 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
-#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -35,7 +34,7 @@ struct Load {
 // How it ended: the expert's rank, or what went wrong.
 struct LoadOutcome {
     int64_t rank = 0;
-    std::exception_ptr error;
+    Failure failure;
     bool from_memory = false;
 };
 

@@ -48,13 +48,13 @@ class SlotLease final : public Lease {
   private:
     friend class SlotCache;
     std::shared_ptr<SlotCache> cache_;
-    std::vector<int32_t> slots_;        // held, by expert id
-    std::vector<int32_t> entry_slots_;  // [entries]
-    std::atomic<int64_t> missing_{0};   // records still on their way
-    std::condition_variable arrived_;   // missing_ is 0; with the cache's mutex, as the rest:
-    std::vector<std::pair<int64_t, std::exception_ptr>> failures_;  // by expert
-    bool counted_ = false;   // as a live lease; one that could not be reserved is not
-    bool complete_ = false;  // ranks are filled in
+    std::vector<int32_t> slots_;                         // held, by expert id
+    std::vector<int32_t> entry_slots_;                   // [entries]
+    std::atomic<int64_t> missing_{0};                    // records still on their way
+    std::condition_variable arrived_;                    // missing_ is 0; with the cache's mutex, as the rest:
+    std::vector<std::pair<int64_t, Failure>> failures_;  // by expert
+    bool counted_ = false;                               // as a live lease; one that could not be reserved is not
+    bool complete_ = false;                              // ranks are filled in
 };
 
 class SlotCache final : public ExpertCache, public std::enable_shared_from_this<SlotCache> {
@@ -230,10 +230,9 @@ class SlotCache final : public ExpertCache, public std::enable_shared_from_this<
         std::unique_lock lock(mutex_);
         const bool came = wait_until(lock, lease.arrived_, begun + timeout_, poll, [&] { return lease.missing_ == 0; });
         stalls_.add(Clock::now() - begun);
-        if (!came) std::rethrow_exception(timed_out(lease));
+        if (!came) timed_out(lease).raise();
         if (!lease.failures_.empty()) {
-            std::rethrow_exception(
-                std::ranges::min_element(lease.failures_, {}, [](const auto& f) { return f.first; })->second);
+            std::ranges::min_element(lease.failures_, {}, [](const auto& each) { return each.first; })->second.raise();
         }
         for (size_t i = 0; i < lease.entry_slots_.size(); ++i)
             lease.rank[i] = slots_[at(lease.entry_slots_[i])].rank;
@@ -359,7 +358,7 @@ class SlotCache final : public ExpertCache, public std::enable_shared_from_this<
         const std::lock_guard lock(mutex_);
         Slot& slot = slots_[at(load.slot)];
         ++counted_.records_checked;
-        if (outcome.error) {
+        if (outcome.failure) {
             ++counted_.loads_failed;
             slot.state = State::failed;
             if (slot.listed) unlist(load.slot);
@@ -371,7 +370,7 @@ class SlotCache final : public ExpertCache, public std::enable_shared_from_this<
         }
         const auto underway = loading_.find(load.slot);
         for (SlotLease* lease : underway->second.waiting) {
-            if (outcome.error) lease->failures_.emplace_back(load.expert, outcome.error);
+            if (outcome.failure) lease->failures_.emplace_back(load.expert, outcome.failure);
             if (--lease->missing_ == 0) lease->arrived_.notify_all();
         }
         loading_.erase(underway);
@@ -410,13 +409,13 @@ class SlotCache final : public ExpertCache, public std::enable_shared_from_this<
     }
 
     // The error for a record that a lease still waits for.
-    std::exception_ptr timed_out(const SlotLease& lease) const {
+    Failure timed_out(const SlotLease& lease) const {
         for (const auto& [slot, underway] : loading_) {
             if (std::ranges::find(underway.waiting, &lease) == underway.waiting.end()) continue;
             const ShardSet::Location place = underway.shards->locate(underway.load.position);
-            return std::make_exception_ptr(ReadError(place.shard->file().path(), place.offset, ETIMEDOUT));
+            return read_failure(*place.shard, place.offset, ETIMEDOUT);
         }
-        return std::make_exception_ptr(std::logic_error("a lease waits for a record that is not on its way"));
+        throw std::logic_error("a lease waits for a record that is not on its way");
     }
 
     const pid_t process_ = getpid();

@@ -24,11 +24,11 @@ inline void deliver(const Read& read) {
         std::memcpy(part.data(), from, part.size());
         from += part.size();
     }
-    read.done({.error = nullptr, .from_memory = false});
+    read.done({});
 }
 
 inline void fail(const Read& read, int error_number) {
-    read.done({.error = read_error(*read.shard, read.offset, error_number), .from_memory = false});
+    read.done({.failure = read_failure(*read.shard, read.offset, error_number)});
 }
 
 // What was asked of a HeldReader and not done yet. What is left when the reader goes is delivered.
