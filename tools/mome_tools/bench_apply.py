@@ -10,7 +10,8 @@ them and for us):
 
 * torch, gather + bmm: all experts stacked in two tensors; index, then batched matrix products.
 * PEFT, loop over adapters: a LoRA layer with k active adapters, sequence by sequence; choosing them is not counted.
-* PEFT, mixed batch: a LoRA layer with `adapter_names=`, which knows one adapter per sequence; so k = 1, for us too.
+* PEFT, mixed batch: a LoRA layer with `adapter_names=`, which knows one adapter per sequence; so k = 1, for us too, and
+  several sequences.
 
 The layer below PEFT's adapters returns a constant, so that nobody's time has the base model in it.
 """
@@ -43,7 +44,7 @@ CACHES = 2  # weights in memory, in last-level caches
 UNKNOWN_CACHE = 256 << 20  # taken where the system does not say: larger than most
 ROUNDS = 5
 CALLS = 60  # a round
-PEER_ROUNDS = 9
+PEER_ROUNDS = 15
 BANDWIDTH_BAR, GATHER_BAR, PEFT_BAR = 0.6, 3.0, 10.0
 _BF16 = 0  # the kernels' code of the dtype
 
@@ -77,7 +78,7 @@ class _Experts:
         [(self.a_offset, self.b_offset)] = layout.sections
         self.count = max(PEER_EXPERTS, -(-CACHES * _last_level_cache() // self.weight_bytes))
         size = self.count * layout.record_bytes
-        memory = mmap.mmap(-1, size)
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has none
         with suppress(OSError):  # a system without them
             memory.madvise(mmap.MADV_HUGEPAGE)
         self.memory = torch.frombuffer(memory, dtype=torch.float32)
@@ -168,11 +169,10 @@ def _peer_figures(experts: _Experts) -> list[Figure]:
             _rate_figure(f"decode, {names}", medians[0], "torch, gather + bmm", medians[1], GATHER_BAR),
             _rate_figure(f"decode, {names}", medians[0], "PEFT, loop over adapters", medians[2], PEFT_BAR),
         ]
-        single = _Call(experts, sequences, k=1)
-        medians = _interleaved(single, _timed(_MixedPeer(layer, single)))
-        names = _named(experts, sequences, k=1)
-        figures.append(_rate_figure(f"decode, {names}", medians[0], "PEFT, mixed batch", medians[1], PEFT_BAR))
-    return figures
+    single = _Call(experts, max(SEQUENCES), k=1)
+    medians = _interleaved(single, _timed(_MixedPeer(layer, single)))
+    names = _named(experts, max(SEQUENCES), k=1)
+    return [*figures, _rate_figure(f"decode, {names}", medians[0], "PEFT, mixed batch", medians[1], PEFT_BAR)]
 
 
 def _prefill_figure(experts: _Experts, tokens: int) -> Figure:
