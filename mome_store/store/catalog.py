@@ -2,7 +2,8 @@
 
 Every row that can come and go says in which commit it came (`created`) and went (`retired`, NULL while it is live), so
 that the state as of any commit can be read. `commits.digest` is the sum of the hashes of all rows live as of it
-(checksum.rows_digest); a reader recomputes it, so damage to a row never passes for data.
+(checksum.rows_digest); a reader recomputes it, so damage to a row never passes for data. The rows of `groups`,
+`experts` and `keys` are runs (runs.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ from mome_store.errors import DamagedStoreError, FormatVersionError, SchemaError
 from mome_store.store import sqlite_access
 from mome_store.store.checksum import canonical_json, rows_digest, signed, text_crc
 from mome_store.store.memory import Memory
+from mome_store.store.runs import ExpertRun, GroupRun, KeyRun, Run, joined, without
 from mome_store.store.shard import ShardRow
 from mome_store.store.zarr_metadata import ARRAYS, FORMAT_VERSION, ArrayName, StoreLayout
 
@@ -43,15 +46,16 @@ _CREATE = (
         index_crc INTEGER NOT NULL, content_crc INTEGER NOT NULL, created INTEGER NOT NULL, retired INTEGER,
         PRIMARY KEY (array, number)) STRICT, WITHOUT ROWID""",
     """CREATE TABLE groups (
-        id INTEGER PRIMARY KEY, mode INTEGER NOT NULL, activation INTEGER NOT NULL, memory INTEGER NOT NULL,
-        created INTEGER NOT NULL, retired INTEGER) STRICT""",
+        id INTEGER PRIMARY KEY, groups INTEGER NOT NULL, mode INTEGER NOT NULL, activation INTEGER NOT NULL,
+        memory INTEGER NOT NULL, created INTEGER NOT NULL, retired INTEGER) STRICT""",
     """CREATE TABLE experts (
-        row INTEGER PRIMARY KEY, id INTEGER NOT NULL, group_id INTEGER NOT NULL,
-        created INTEGER NOT NULL, retired INTEGER) STRICT""",
-    "CREATE INDEX experts_by_group ON experts (group_id)",
+        row INTEGER PRIMARY KEY, id INTEGER NOT NULL, group_id INTEGER NOT NULL, groups INTEGER NOT NULL,
+        per_group INTEGER NOT NULL, created INTEGER NOT NULL, retired INTEGER) STRICT""",
+    "CREATE INDEX experts_by_group ON experts (group_id) WHERE retired IS NULL",
     """CREATE TABLE keys (
-        row INTEGER PRIMARY KEY, group_id INTEGER NOT NULL, created INTEGER NOT NULL, retired INTEGER) STRICT""",
-    "CREATE INDEX keys_by_group ON keys (group_id)",
+        row INTEGER PRIMARY KEY, group_id INTEGER NOT NULL, groups INTEGER NOT NULL, per_group INTEGER NOT NULL,
+        created INTEGER NOT NULL, retired INTEGER) STRICT""",
+    "CREATE INDEX keys_by_group ON keys (group_id) WHERE retired IS NULL",
     """CREATE TABLE memories (
         id INTEGER PRIMARY KEY, name TEXT, question TEXT NOT NULL, paraphrases TEXT NOT NULL, answer TEXT NOT NULL,
         status TEXT NOT NULL, nll REAL, tuned_at TEXT, crc INTEGER NOT NULL) STRICT""",
@@ -62,9 +66,9 @@ _CREATE = (
 # The columns that the digest covers. The code that buffers rows and the code that loads them both follow this order.
 _COLUMNS = {
     "shards": ("array", "number", "rows", "bytes", "index_crc", "content_crc"),
-    "groups": ("id", "mode", "activation", "memory"),
-    "experts": ("row", "id", "group_id"),
-    "keys": ("row", "group_id"),
+    "groups": GroupRun._fields,
+    "experts": ExpertRun._fields,
+    "keys": KeyRun._fields,
 }
 _LIVE = "created <= :commit AND (retired IS NULL OR retired > :commit)"
 _FLUSH_ROWS = 4096
@@ -91,15 +95,19 @@ class CommitRow:
 
 @dataclass(frozen=True)
 class CatalogState:
-    """Everything live as of one commit, memories excepted. The arrays are int64, their columns those of the tables."""
+    """Everything live as of one commit, memories excepted.
+
+    The arrays are the tables' runs, int64, with the columns of those; runs.py has what makes groups, experts and keys
+    of them.
+    """
 
     commit: CommitRow
     layout: StoreLayout
     meta: Mapping[str, str]
     shards: tuple[ShardRow, ...]
-    groups: NDArray[np.int64]  # [g, 4]: id ascending, mode code, activation code, memory (0: none)
-    experts: NDArray[np.int64]  # [n, 3]: row ascending, id, group
-    keys: NDArray[np.int64]  # [m, 2]: row ascending, group
+    groups: NDArray[np.int64]  # [., 5], id ascending
+    experts: NDArray[np.int64]  # [., 5], row ascending
+    keys: NDArray[np.int64]  # [., 4], row ascending
 
     def rows(self) -> dict[ArrayName, int]:
         """How many rows each Zarr array must have to hold this commit's shards."""
@@ -128,7 +136,8 @@ def count_retired(directory: Path, array: ArrayName, commit: int) -> int:
     """How many rows of an array were live before `commit` and are not as of it."""
 
     def query(connection: sqlite3.Connection) -> int:
-        return int(connection.execute(f"SELECT count(*) FROM {array} WHERE retired <= ?", (commit,)).fetchone()[0])
+        count = f"SELECT coalesce(sum(groups * per_group), 0) FROM {array} WHERE retired <= ?"
+        return int(connection.execute(count, (commit,)).fetchone()[0])
 
     return sqlite_access.read(directory / CATALOG_NAME, query)
 
@@ -222,38 +231,69 @@ class CatalogChanges:
         self.commit = commit
         self._connection = connection
         self._digest = digest
-        self._pending: dict[str, list[tuple[int, ...]]] = {table: [] for table in _COLUMNS}
+        self._pending: dict[str, list[Any]] = {table: [] for table in _COLUMNS}
         self._memories: list[tuple[object, ...]] = []
 
-    def add_group(self, group_id: int, mode: str, activation: str, memory_id: int) -> None:
-        self._add("groups", [(group_id, MODES.index(mode), ACTIVATIONS.index(activation), memory_id)])
+    def add_groups(self, group_id: int, groups: int, mode: str, activation: str, memory_id: int) -> None:
+        """`groups` of them; the arguments are those of the first (memory_id 0: none has a memory)."""
+        self._add_run("groups", GroupRun(group_id, groups, MODES.index(mode), ACTIVATIONS.index(activation), memory_id))
 
-    def add_experts(self, rows: Iterable[int], expert_ids: Iterable[int], group_id: int) -> None:
-        self._add("experts", ((row, expert_id, group_id) for row, expert_id in zip(rows, expert_ids, strict=True)))
+    def add_experts(self, row: int, expert_id: int, group_id: int, groups: int, per_group: int) -> None:
+        """Of `groups` groups, `per_group` each; the other arguments are those of the first."""
+        self._add_run("experts", ExpertRun(row, expert_id, group_id, groups, per_group))
 
-    def add_keys(self, rows: Iterable[int], group_id: int) -> None:
-        self._add("keys", ((row, group_id) for row in rows))
+    def add_keys(self, row: int, group_id: int, groups: int, per_group: int) -> None:
+        """Of `groups` groups, `per_group` each; the other arguments are those of the first."""
+        if per_group:
+            self._add_run("keys", KeyRun(row, group_id, groups, per_group))
 
     def add_shards(self, shards: Iterable[ShardRow]) -> None:
-        self._add("shards", ((ARRAYS.index(shard.array), *astuple(shard)[1:]) for shard in shards))
+        self._pending["shards"] += ((ARRAYS.index(shard.array), *astuple(shard)[1:]) for shard in shards)
 
     def add_memory(self, memory_id: int, memory: Memory) -> None:
         fields = (memory.id, memory.question, canonical_json(memory.paraphrases), memory.answer)
         fields_and_result = (memory_id, *fields, memory.status, memory.nll, memory.tuned_at)
         self._memories.append((*fields_and_result, _memory_crc(fields_and_result)))
+        if len(self._memories) >= _FLUSH_ROWS:
+            self._flush()
 
     def retire_group(self, group_id: int) -> bool:
         """Retires a group with its experts and keys; False when no live group has this id."""
         self._flush()
         with self._translated():
-            for table, column in (("groups", "id"), ("experts", "group_id"), ("keys", "group_id")):
-                where = f"WHERE {column} = ? AND retired IS NULL"
-                rows = _table(self._connection, table, where, (group_id,))
-                if table == "groups" and not len(rows):
-                    return False
-                self._digest -= rows_digest(table, list(rows.T))
-                self._connection.execute(f"UPDATE {table} SET retired = ? {where}", (self.commit, group_id))
+            if not self._retire("groups", GroupRun, group_id):
+                return False
+            self._retire("experts", ExpertRun, group_id)
+            self._retire("keys", KeyRun, group_id)
         return True
+
+    def _retire(self, table: str, kind: type[Run], group_id: int) -> bool:
+        """Cuts a group out of its live run; False when it is in none."""
+        # The last run that starts at or before the group is the only one that can hold it. Groups keep their place in
+        # their table for good; of experts and keys only live runs are ordered so, and the index has just those.
+        first, live = ("id", "") if table == "groups" else ("group_id", "retired IS NULL AND")
+        found = self._connection.execute(
+            f"SELECT * FROM {table} WHERE {live} {first} <= ? ORDER BY {first} DESC LIMIT 1", (group_id,)
+        ).fetchone()
+        if found is None or found[-1] is not None:
+            return False
+        run, created = kind(*found[:-2]), found[-2]
+        position = group_id - found[_COLUMNS[table].index(first)]
+        if position >= run.groups:
+            return False
+        self._connection.execute(f"DELETE FROM {table} WHERE {_COLUMNS[table][0]} = ?", run[:1])
+        self._digest -= rows_digest(table, [[value] for value in run])
+        for part in without(run, position):
+            self._insert(table, [part], created, None)
+            self._digest += rows_digest(table, [[value] for value in part])
+        self._insert(table, [run.part(position, 1)], created, self.commit)
+        return True
+
+    def _insert(self, table: str, rows: Sequence[tuple[int, ...]], created: int, retired: int | None) -> None:
+        marks = ", ".join("?" * (len(_COLUMNS[table]) + 2))
+        self._connection.executemany(
+            f"INSERT INTO {table} VALUES ({marks})", ((*row, created, retired) for row in rows)
+        )
 
     def set_meta(self, name: str, value: object) -> None:
         """Puts `value` (JSON-able) in the place of what `name` held."""
@@ -273,20 +313,23 @@ class CatalogChanges:
             self._connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*astuple(row), digest))
             _write_version(self._connection, row.id)
 
-    def _add(self, table: str, rows: Iterable[tuple[int, ...]]) -> None:
-        self._pending[table].extend(rows)
-        if len(self._pending[table]) >= _FLUSH_ROWS:
+    def _add_run(self, table: str, run: Run) -> None:
+        pending = self._pending[table]
+        whole = joined(pending[-1], run) if pending else None
+        if whole is None:
+            pending.append(run)
+        else:
+            pending[-1] = whole
+        if len(pending) >= _FLUSH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
         with self._translated():
             for table, rows in self._pending.items():
-                if not rows:
-                    continue
-                marks = "?, " * len(_COLUMNS[table])
-                self._connection.executemany(f"INSERT INTO {table} VALUES ({marks}{self.commit}, NULL)", rows)
-                self._digest += rows_digest(table, list(_matrix(rows, len(_COLUMNS[table])).T))
-                rows.clear()
+                if rows:
+                    self._insert(table, rows, self.commit, None)
+                    self._digest += rows_digest(table, list(_matrix(rows, len(_COLUMNS[table])).T))
+                    rows.clear()
             if self._memories:
                 self._connection.executemany("INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._memories)
                 self._memories.clear()

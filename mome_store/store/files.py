@@ -22,7 +22,7 @@ class FileOperations:
         """Makes a file that must not exist yet, and returns its descriptor."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
-    def write(self, fd: int, content: bytes) -> None:
+    def write(self, fd: int, content: bytes | memoryview) -> None:
         """Appends all of `content`."""
         rest = memoryview(content)
         while rest:

@@ -85,8 +85,11 @@ class ArrayWriter:
         self._finished: list[ShardRow] = []
         self._growing: _Growing | None = None
 
-    def append(self, content: bytes) -> range:
-        """Writes whole rows; returns their numbers in the array, which are consecutive: a full shard's next is used."""
+    def append(self, content: NDArray[np.uint8]) -> range:
+        """Writes whole rows; returns their numbers in the array, which are consecutive: a full shard's next is used.
+
+        content: the rows back to back, contiguous uint8 [n * row_bytes].
+        """
         count = len(content) // self._row_bytes
         growing = self._growing
         first = (self.next_shard if growing is None else growing.number) * self._rows_per_shard
@@ -97,7 +100,7 @@ class ArrayWriter:
             take = min(count - done, self._rows_per_shard - growing.rows)
             part = content[done * self._row_bytes : (done + take) * self._row_bytes]
             with writing(growing.path):
-                self._files.write(growing.fd, part)
+                self._files.write(growing.fd, part.data)
             growing.crc = crc32c(part, growing.crc)
             growing.rows += take
             done += take

@@ -23,6 +23,7 @@ from mome_store.errors import ClosedError, DamagedStoreError, UnknownIdError
 from mome_store.store.catalog import ACTIVATIONS, MODES, CatalogState, load_memories
 from mome_store.store.memory import Memory
 from mome_store.store.record import decode_record, record_problem
+from mome_store.store.runs import expert_columns, group_columns, key_columns
 from mome_store.store.schema import ExpertSchema
 from mome_store.store.shard import Shard, ShardInfo
 from mome_store.store.zarr_metadata import ArrayName
@@ -60,9 +61,10 @@ class Snapshot:
         self.encoder = layout.encoder
         self._meta = state.meta
         by_id = state.experts[np.argsort(state.experts[:, 1])]
-        self.expert_rows, self.expert_ids, self.expert_groups = (_frozen(column) for column in by_id.T)
-        self.group_ids, self._modes, self._activations, self._memory_ids = (_frozen(c) for c in state.groups.T)
-        self.key_rows, self._key_groups = (_frozen(column) for column in state.keys.T)
+        self.expert_rows, self.expert_ids, self.expert_groups = map(_frozen, expert_columns(by_id))
+        ids, self._modes, self._activations, memory_ids = group_columns(state.groups)
+        self.group_ids, self._memory_ids = _frozen(ids), _frozen(memory_ids)
+        self.key_rows, self._key_groups = map(_frozen, key_columns(state.keys))
         self._closed = False
         self._shards: dict[tuple[ArrayName, int], Shard] = {}
         with ExitStack() as opened:
@@ -162,7 +164,6 @@ class Snapshot:
 
 
 def _frozen(array: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A contiguous copy that can't be written."""
-    copy = np.array(array, dtype=np.int64)
-    copy.flags.writeable = False
-    return copy
+    """The array, which nobody can write to from now on."""
+    array.flags.writeable = False
+    return array

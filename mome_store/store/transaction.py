@@ -11,10 +11,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,11 @@ from mome_store.store.catalog import ACTIVATIONS, MODES, STORE_META, CatalogWrit
 from mome_store.store.checksum import canonical_json
 from mome_store.store.files import FileOperations, replace_file, temporary_path
 from mome_store.store.memory import Memory
-from mome_store.store.record import Weights, encode_record
+from mome_store.store.record import ExpertBatch, Weights, all_finite, encode_record
 from mome_store.store.shard import ArrayWriter
 from mome_store.store.zarr_metadata import ZARR_JSON, StoreLayout, array_metadata
+
+_ENCODED_AT_ONCE = 4 << 20  # bytes of records; few enough to stay in the cache until they are written
 
 
 class TransactionState(Enum):
@@ -84,6 +87,41 @@ class Transaction:
         records, key_bytes = self._prepare(experts, keys, memory, mode, activation)
         with self._change():
             return self._write_group(records, key_bytes, memory, mode, activation)
+
+    def add_groups(
+        self,
+        experts: Weights,
+        keys: NDArray[np.float32],
+        memories: Sequence[Memory | None] | None = None,
+        mode: str = "owned",
+        activation: str = "answer",
+    ) -> NDArray[np.int64]:
+        """Adds n groups of one expert each and returns their ids, int64 [n].
+
+        The files are those that `add_group`, called once for each, would write; this takes arrays and is much faster.
+        All experts of one call have the same rank. The arguments are checked before anything is written and then
+        encoded piece by piece, so no more memory is needed however large they are.
+
+        experts: {module: (A [n, r, d_in], B [n, d_out, r])}. keys: finite float32 [n, key_dim], or [n, k, key_dim] for
+        k keys a group; k >= 1 in mode "owned". memories: n of them, or None for none at all.
+        Raises SchemaError where something does not fit the store.
+        """
+        self._check_open()
+        keys = np.asarray(keys)
+        shape = keys.shape
+        if keys.ndim == 2:
+            keys = keys[:, None]
+        self._check_keys(keys, shape, "[n, {0}] or [n, k, {0}]", mode)
+        count = len(keys)
+        if memories is not None and len(memories) != count:
+            raise SchemaError(f"there must be one memory (or None) for each of {count} groups, found {len(memories)}")
+        _check_settings(mode, activation, memories or ())
+        batch = ExpertBatch.of_many(self._layout.schema, experts, count)
+        group_ids = np.arange(self._next_group, self._next_group + count, dtype=np.int64)
+        if count:
+            with self._change():
+                self._write_groups(batch, keys, memories, mode, activation)
+        return group_ids
 
     def remove_group(self, group_id: int) -> None:
         """Retires a group with its experts and keys. Raises UnknownIdError when there is no such group."""
@@ -184,51 +222,98 @@ class Transaction:
 
     def _prepare(
         self, experts: Sequence[Weights], keys: NDArray[np.float32], memory: Memory | None, mode: str, activation: str
-    ) -> tuple[list[bytes], bytes]:
+    ) -> tuple[list[bytes], NDArray[np.uint8]]:
         """Checks a group and gives its experts' records and its keys' bytes. Changes nothing."""
         self._check_open()
-        if mode not in MODES:
-            raise SchemaError(f"mode must be one of {', '.join(MODES)}, found {mode!r}")
-        if activation not in ACTIVATIONS:
-            raise SchemaError(f"activation must be one of {', '.join(ACTIVATIONS)}, found {activation!r}")
-        if memory is not None and not isinstance(memory, Memory):
-            raise SchemaError(f"memory must be a Memory or None, found {type(memory).__name__}")
+        _check_settings(mode, activation, (memory,))
         if isinstance(experts, Mapping) or not len(experts):
             raise SchemaError("experts must be a list of at least one {module: (A, B)}")
         if mode == "pool" and len(experts) != 1:
             raise SchemaError(f"a group of a pool has exactly one expert, found {len(experts)}")
         keys = np.asarray(keys)
-        if keys.dtype != np.float32 or keys.ndim != 2 or keys.shape[1] != self._layout.key_dim:
-            raise SchemaError(
-                f"keys must be float32 [n, {self._layout.key_dim}], found {keys.dtype} {list(keys.shape)}"
-            )
-        if mode == "owned" and not len(keys):
-            raise SchemaError("a group in mode 'owned' needs at least one key, or nothing would ever find it")
-        if not np.isfinite(keys).all():
-            raise SchemaError("keys must be finite")
+        self._check_keys(keys[None], keys.shape, "[n, {0}]", mode)
         schema = self._layout.schema
         records = [
             encode_record(schema, weights, self._next_expert + i, self._next_group, self.commit)
             for i, weights in enumerate(experts)
         ]
-        return records, np.ascontiguousarray(keys, dtype="<f4").tobytes()
+        return records, _bytes_of(keys)
+
+    def _check_keys(self, keys: NDArray[Any], given: tuple[int, ...], expected: str, mode: str) -> None:
+        """keys: must be finite float32 [groups, keys of each, key_dim]. given, expected: shapes to tell the caller."""
+        width = self._layout.key_dim
+        if keys.dtype != np.float32 or keys.ndim != 3 or keys.shape[2] != width:
+            raise SchemaError(f"keys must be float32 {expected.format(width)}, found {keys.dtype} {list(given)}")
+        if mode == "owned" and not keys.shape[1]:
+            raise SchemaError("a group in mode 'owned' needs at least one key, or nothing would ever find it")
+        if not all_finite(keys, keys.dtype):
+            raise SchemaError("keys must be finite")
 
     def _write_group(
-        self, records: list[bytes], key_bytes: bytes, memory: Memory | None, mode: str, activation: str
+        self, records: list[bytes], keys: NDArray[np.uint8], memory: Memory | None, mode: str, activation: str
     ) -> int:
-        group_id, first_expert, memory_id = self._next_group, self._next_expert, 0
+        group_id, first_expert = self._next_group, self._next_expert
         self._next_group += 1
         self._next_expert += len(records)
-        if memory is not None:
-            memory_id = self._next_memory
-            self._next_memory += 1
-            self._changes.add_memory(memory_id, memory)
-        rows = [self._experts.append(record)[0] for record in records]
-        self._changes.add_experts(rows, range(first_expert, self._next_expert), group_id)
-        self._changes.add_keys(self._keys.append(key_bytes), group_id)
-        self._changes.add_group(group_id, mode, activation, memory_id)
+        rows = [self._experts.append(np.frombuffer(record, np.uint8))[0] for record in records]
+        key_rows = self._keys.append(keys)
+        self._changes.add_experts(rows[0], first_expert, group_id, groups=1, per_group=len(records))
+        self._changes.add_keys(key_rows.start, group_id, groups=1, per_group=len(key_rows))
+        self._changes.add_groups(group_id, 1, mode, activation, self._add_memory(memory))
         return group_id
+
+    def _write_groups(
+        self,
+        batch: ExpertBatch,
+        keys: NDArray[np.float32],
+        memories: Sequence[Memory | None] | None,
+        mode: str,
+        activation: str,
+    ) -> None:
+        """keys: [n, k, key_dim]."""
+        count, first_group, first_expert = batch.count, self._next_group, self._next_expert
+        self._next_group += count
+        self._next_expert += count
+        at_once = max(1, _ENCODED_AT_ONCE // self._layout.schema.record_bytes)
+        records = np.zeros((min(at_once, count), self._layout.schema.record_bytes), dtype=np.uint8)
+        first_row = first_key_row = 0
+        for start in range(0, count, at_once):
+            piece = records[: min(at_once, count - start)]
+            batch.encode(start, piece, first_expert + start, first_group + start, self.commit)
+            rows = self._experts.append(piece.reshape(-1))
+            key_rows = self._keys.append(_bytes_of(keys[start : start + at_once]))
+            if start == 0:
+                first_row, first_key_row = rows.start, key_rows.start
+        self._changes.add_experts(first_row, first_expert, first_group, groups=count, per_group=1)
+        self._changes.add_keys(first_key_row, first_group, groups=count, per_group=keys.shape[1])
+        if memories is None:
+            self._changes.add_groups(first_group, count, mode, activation, 0)
+        else:
+            for group_id, memory in enumerate(memories, first_group):
+                self._changes.add_groups(group_id, 1, mode, activation, self._add_memory(memory))
+
+    def _add_memory(self, memory: Memory | None) -> int:
+        """Its id; 0 for none."""
+        if memory is None:
+            return 0
+        self._changes.add_memory(self._next_memory, memory)
+        self._next_memory += 1
+        return self._next_memory - 1
 
     def _retire(self, group_id: int) -> None:
         if not self._changes.retire_group(group_id):
             raise UnknownIdError("group", [group_id])
+
+
+def _check_settings(mode: str, activation: str, memories: Iterable[Memory | None]) -> None:
+    if mode not in MODES:
+        raise SchemaError(f"mode must be one of {', '.join(MODES)}, found {mode!r}")
+    if activation not in ACTIVATIONS:
+        raise SchemaError(f"activation must be one of {', '.join(ACTIVATIONS)}, found {activation!r}")
+    for memory in memories:
+        if memory is not None and not isinstance(memory, Memory):
+            raise SchemaError(f"memory must be a Memory or None, found {type(memory).__name__}")
+
+
+def _bytes_of(keys: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(keys, dtype="<f4").reshape(-1).view(np.uint8)

@@ -6,7 +6,7 @@ Deep: also every live record's trailer and checksum, and every shard's keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from mome_store.errors import DamagedStoreError, ReadError
 from mome_store.store.catalog import CATALOG_NAME, CatalogState, integrity_problems, load_memories, load_state
 from mome_store.store.expert_store import find_store
 from mome_store.store.record import record_problem
+from mome_store.store.runs import expert_columns, group_columns, key_columns
+from mome_store.store.schema import ExpertSchema
 from mome_store.store.shard import Shard
 from mome_store.store.zarr_metadata import metadata_problems
 
@@ -66,7 +68,7 @@ def verify(path: Path | str, deep: bool = False) -> VerifyReport:
         if attributes is not None:
             problems = metadata_problems(directory, attributes, state.layout, state.rows())
             damage += [Damage(file, None, None, problem) for file, problem in problems]
-        damage += _memory_damage(directory, state.groups[:, 3])
+        damage += _memory_damage(directory, group_columns(state.groups)[3])
         damage += _shard_damage(directory, state, deep)
     return VerifyReport(ok=not damage, commit=None if state is None else state.commit.id, damage=tuple(damage))
 
@@ -90,6 +92,8 @@ def _unreadable(directory: Path, ids: NDArray[np.int64]) -> Iterator[Damage]:
 
 
 def _shard_damage(directory: Path, state: CatalogState, deep: bool) -> Iterator[Damage]:
+    rows, expert_ids, group_ids = expert_columns(state.experts)
+    key_rows, _ = key_columns(state.keys)
     for row in state.shards:
         try:
             shard = Shard(directory, state.layout, row)
@@ -98,37 +102,38 @@ def _shard_damage(directory: Path, state: CatalogState, deep: bool) -> Iterator[
             continue
         with closing(shard):
             if deep:
-                yield from _record_damage(shard, state) if row.array == "experts" else _key_damage(shard, state)
+                first = shard.info.first_row
+                bounds = [first, first + state.layout.rows_per_shard]
+                if row.array == "experts":
+                    held = slice(*np.searchsorted(rows, bounds))
+                    experts = zip(rows[held].tolist(), expert_ids[held].tolist(), group_ids[held].tolist(), strict=True)
+                    yield from _record_damage(shard, state.layout.schema, experts)
+                else:
+                    yield from _key_damage(shard, key_rows[slice(*np.searchsorted(key_rows, bounds))].tolist())
 
 
-def _record_damage(shard: Shard, state: CatalogState) -> Iterator[Damage]:
-    for row, expert_id, group_id in _in_shard(state.experts, shard, state).tolist():
+def _record_damage(shard: Shard, schema: ExpertSchema, experts: Iterable[tuple[int, int, int]]) -> Iterator[Damage]:
+    """experts: row, id and group of each."""
+    for row, expert_id, group_id in experts:
         try:
-            problem = record_problem(state.layout.schema, shard.read_row(row), expert_id, group_id)
+            problem = record_problem(schema, shard.read_row(row), expert_id, group_id)
         except _FOUND as error:
             problem = str(error)
         if problem is not None:
             yield Damage(shard.file, row, expert_id, problem)
 
 
-def _key_damage(shard: Shard, state: CatalogState) -> Iterator[Damage]:
+def _key_damage(shard: Shard, rows: Iterable[int]) -> Iterator[Damage]:
     try:
         shard.read_content()
     except _FOUND as error:
         yield _damage(error)
-    for row, _ in _in_shard(state.keys, shard, state).tolist():
+    for row in rows:
         try:
             if not np.isfinite(np.frombuffer(shard.read_row(row), "<f4")).all():
                 yield Damage(shard.file, row, None, "the key is not finite")
         except _FOUND as error:
             yield _damage(error)
-
-
-def _in_shard(rows: NDArray[np.int64], shard: Shard, state: CatalogState) -> NDArray[np.int64]:
-    """The catalogue's rows (array row first, ascending) that lie in `shard`."""
-    first = shard.info.first_row
-    start, stop = np.searchsorted(rows[:, 0], [first, first + state.layout.rows_per_shard])
-    return rows[start:stop]
 
 
 def _damage(error: DamagedStoreError | ReadError) -> Damage:

@@ -59,6 +59,20 @@ class Oracle:
         self.groups[group_id] = group
         return group_id
 
+    def add_many(
+        self, txn: Transaction, count: int, keys: int = 2, memories: list[Memory | None] | None = None
+    ) -> list[int]:
+        """Adds groups of one expert by `add_groups`."""
+        rank = int(self.rng.integers(1, self.schema.rank + 1))
+        experts = [self.expert(rank) for _ in range(count)]
+        group_keys = [self.keys(keys) for _ in range(count)]
+        ids = txn.add_groups(stacked(self.schema, experts), np.stack(group_keys), memories).tolist()
+        for i, group_id in enumerate(ids):
+            assert group_id not in self.groups
+            memory = None if memories is None else memories[i]
+            self.groups[group_id] = ([experts[i]], group_keys[i], memory, "owned", "answer")
+        return ids
+
     def remove(self, txn: Transaction, group_id: int) -> None:
         txn.remove_group(group_id)
         del self.groups[group_id]
@@ -101,6 +115,14 @@ class Oracle:
     def check_path(self, path: Path) -> None:
         with ExpertStore.open(path) as store, store.snapshot() as snapshot:
             self.check(snapshot)
+
+
+def stacked(schema: ExpertSchema, experts: list[Expert]) -> Expert:
+    """Experts of one rank as `add_groups` takes them."""
+    return {
+        name: (np.stack([e[name][0] for e in experts]), np.stack([e[name][1] for e in experts]))
+        for name in schema.modules
+    }
 
 
 @pytest.fixture

@@ -57,9 +57,13 @@ def fail_with(error: BaseException) -> Callable[[], None]:
 
 
 def change(txn: Any, oracle: Any) -> None:
-    """Touches every kind of file: three shards of each array, a retired group, a memory, a meta value."""
-    for i in range(9):
+    """Touches every kind of file: three shards of each array, a retired group, a memory, a meta value.
+
+    Some groups come one by one, some in bulk.
+    """
+    for i in range(3):
         oracle.add(txn, keys=1, memory=Memory(f"q{i}", "a"))
+    oracle.add_many(txn, 6, keys=1, memories=[Memory(f"p{i}", "a") for i in range(6)])
     oracle.remove(txn, 1)
     txn.set_meta("router", i)
 

@@ -29,6 +29,7 @@ MEMORIES = st.one_of(
 )
 CHANGES = st.one_of(
     st.tuples(st.just("add"), st.integers(1, 3), st.integers(1, 6), MEMORIES),
+    st.tuples(st.just("add_many"), st.integers(1, 9), st.integers(1, 3)),
     st.tuples(st.just("remove"), st.integers(0, 99)),
     st.tuples(st.just("replace"), st.integers(0, 99)),
 )
@@ -41,8 +42,8 @@ TRANSACTIONS = st.lists(
 def apply(oracle: Any, txn: Any, changes: list[tuple[Any, ...]]) -> None:
     for kind, *arguments in changes:
         live = sorted(oracle.groups)
-        if kind == "add":
-            oracle.add(txn, *arguments)
+        if kind in ("add", "add_many"):
+            getattr(oracle, kind)(txn, *arguments)
         elif live:
             group_id = live[arguments[0] % len(live)]
             getattr(oracle, kind)(txn, group_id)
