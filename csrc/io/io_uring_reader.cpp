@@ -67,7 +67,7 @@ class IoUringReader final : public Reader {
     void attach(const ShardSet& shards) override {
         std::vector<int> files;
         for (const auto& shard : shards.shard_list())
-            files.push_back(shard->descriptor());
+            files.push_back(shard->descriptor().fd());
         {
             const std::lock_guard lock(mutex_);
             new_files_ = std::move(files);
@@ -162,7 +162,7 @@ class IoUringReader final : public Reader {
 
     void submit(InFlight& flight) {
         io_uring_sqe* entry = ring_->next();
-        const int fd = flight.read.shard->descriptor();
+        const int fd = flight.read.shard->descriptor().fd();
         const auto fixed = file_slots_.find(fd);
         if (fixed != file_slots_.end()) {
             entry->fd = static_cast<int>(fixed->second);

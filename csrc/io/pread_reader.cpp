@@ -27,17 +27,11 @@ class PreadReader final : public Reader {
 
   private:
     static void run(const Read& read) {
-        const int fd = read.shard->descriptor();
+        ReadResult result{.failure = {}, .from_memory = read_cached(read)};
         Iovecs left(read.parts);
-        ReadResult result{.failure = {}, .from_memory = true};
-        while (!left.empty()) {
+        while (!result.from_memory && !left.empty()) {
             const off_t at = read.offset + static_cast<off_t>(left.done());
-            // Without waiting first: that tells the page cache from the disk, and costs a call only for the latter.
-            ssize_t count = result.from_memory ? preadv2(fd, left.data(), left.count(), at, RWF_NOWAIT) : -1;
-            if (count < 0 || !result.from_memory) {
-                result.from_memory = false;
-                count = preadv(fd, left.data(), left.count(), at);
-            }
+            const ssize_t count = preadv(read.shard->descriptor().fd(), left.data(), left.count(), at);
             if (count < 0 && errno == EINTR) continue;
             if (count <= 0) {
                 result.failure = read_failure(*read.shard, at, count < 0 ? errno : 0);
@@ -52,6 +46,24 @@ class PreadReader final : public Reader {
 };
 
 }  // namespace
+
+bool read_cached(const Read& read) {
+#ifdef RWF_NOWAIT
+    Iovecs left(read.parts);
+    while (!left.empty()) {
+        const off_t at = read.offset + static_cast<off_t>(left.done());
+        const int fd = read.shard->descriptor().buffered_fd();
+        const ssize_t count = preadv2(fd, left.data(), left.count(), at, RWF_NOWAIT);
+        if (count < 0 && errno == EINTR) continue;
+        if (count <= 0) return false;
+        left.advance(static_cast<size_t>(count));
+    }
+    return true;
+#else
+    static_cast<void>(read);
+    return false;
+#endif
+}
 
 std::unique_ptr<Reader> make_pread_reader(int threads) {
     return std::make_unique<PreadReader>(threads);

@@ -1,4 +1,4 @@
-// A descriptor of our own for positional reads of a shard, beside the snapshot's.
+// Descriptors of our own for positional reads of a shard, beside the snapshot's.
 #pragma once
 
 #include <string>
@@ -21,10 +21,14 @@ class ReadFile {
     ReadFile(const ReadFile&) = delete;
     ReadFile& operator=(const ReadFile&) = delete;
 
-    int fd() const { return fd_; }  // -1 when there is no access
+    int fd() const { return fd_; }                 // as the access says; -1 when there is none
+    int buffered_fd() const { return buffered_; }  // through the page cache, also with Access::direct
 
   private:
+    void close_all() const;
+
     int fd_ = -1;
+    int buffered_ = -1;
 };
 
 }  // namespace mome

@@ -22,6 +22,7 @@
 #include <utility>
 
 #include "format/errors.h"
+#include "io/work_queue.h"
 
 namespace mome {
 namespace {
@@ -33,27 +34,32 @@ constexpr size_t kSample = 4096;  // the least that O_DIRECT reads
 
 class TieredReader final : public Reader {
   public:
-    TieredReader(std::unique_ptr<Reader> cached, std::unique_ptr<Reader> other)
-        : cached_(std::move(cached)), other_(std::move(other)), name_("auto: mmap, " + std::string(other_->name())) {}
+    TieredReader(int threads, std::unique_ptr<Reader> other)
+        : name_("auto: page cache, " + std::string(other->name())), other_(std::move(other)), queue_(threads) {}
     std::string_view name() const override { return name_; }
-    bool help() override { return cached_->help(); }
+    bool help() override { return queue_.help(); }
     void attach(const ShardSet& shards) override { other_->attach(shards); }
     void attach(std::span<std::byte> memory) override { other_->attach(memory); }
 
     void start(std::vector<Read> reads) override {
-        const auto cold = std::ranges::stable_partition(reads, [](const Read& read) {
-            return read.shard->file().resident(read.offset, static_cast<int64_t>(read.bytes()));
-        });
-        std::vector<Read> others(std::move_iterator(cold.begin()), std::move_iterator(cold.end()));
-        reads.erase(cold.begin(), cold.end());
-        if (!others.empty()) other_->start(std::move(others));  // these take longer, so they go first
-        if (!reads.empty()) cached_->start(std::move(reads));
+        std::vector<WorkQueue::Job> jobs;
+        jobs.reserve(reads.size());
+        for (Read& read : reads) {
+            jobs.push_back([this, read = std::move(read)] {
+                if (read_cached(read)) {
+                    read.done({.failure = {}, .from_memory = true});
+                } else {
+                    other_->start({read});
+                }
+            });
+        }
+        queue_.put(std::move(jobs));
     }
 
   private:
-    std::unique_ptr<Reader> cached_;
-    std::unique_ptr<Reader> other_;
     std::string name_;
+    std::unique_ptr<Reader> other_;
+    WorkQueue queue_;  // last: its jobs use the other reader
 };
 
 class DelayingReader final : public Reader {
@@ -165,8 +171,8 @@ size_t Read::bytes() const {
     return total;
 }
 
-std::unique_ptr<Reader> make_tiered_reader(std::unique_ptr<Reader> cached, std::unique_ptr<Reader> other) {
-    return std::make_unique<TieredReader>(std::move(cached), std::move(other));
+std::unique_ptr<Reader> make_tiered_reader(int threads, std::unique_ptr<Reader> other) {
+    return std::make_unique<TieredReader>(threads, std::move(other));
 }
 
 std::unique_ptr<Reader> make_delaying_reader(std::unique_ptr<Reader> inner, uint64_t seed, int64_t longest_us) {
@@ -177,7 +183,7 @@ std::unique_ptr<Reader> ReaderChoice::make() const {
     const int copiers = std::min(kCopyThreads, std::max(1, static_cast<int>(std::thread::hardware_concurrency()) - 1));
     if (reader == "mmap") return make_mmap_reader(copiers);
     auto cold = reader == "io_uring" ? make_io_uring_reader(kRingDepth) : make_pread_reader(kReadThreads);
-    return tiered ? make_tiered_reader(make_mmap_reader(copiers), std::move(cold)) : std::move(cold);
+    return tiered ? make_tiered_reader(copiers, std::move(cold)) : std::move(cold);
 }
 
 ReaderChoice choose_reader(std::string_view wanted, const ShardSource* sample, int64_t store_bytes) {

@@ -1,9 +1,10 @@
 // Readers fill buffers from ranges of shard files, beside the thread that asks.
 //
-//   mmap      copies out of the mapping: best for what lies in the page cache
+//   mmap      copies out of the mapping
 //   pread     positional reads by a pool of threads
 //   io_uring  positional reads by one kernel queue and one thread
-//   tiered    what lies in the page cache as mmap does, the rest as one of the other two does
+//   tiered    takes what lies in the page cache with a read that does not wait, and leaves the rest to one of the other
+//             two; that is as fast as copying out of the mapping once its page tables are paid for, and can't fault
 #pragma once
 
 #include <cstddef>
@@ -60,7 +61,7 @@ std::unique_ptr<Reader> make_mmap_reader(int threads);
 std::unique_ptr<Reader> make_pread_reader(int threads);
 // `depth`: reads in flight at once. Throws std::system_error when the kernel has no io_uring for us.
 std::unique_ptr<Reader> make_io_uring_reader(int depth);
-std::unique_ptr<Reader> make_tiered_reader(std::unique_ptr<Reader> cached, std::unique_ptr<Reader> other);
+std::unique_ptr<Reader> make_tiered_reader(int threads, std::unique_ptr<Reader> other);
 
 // Makes the reads of `inner` come late and out of order, the seed decides how: for tests of what must not depend on
 // timing. Delays are up to `longest_us` microseconds.
@@ -81,6 +82,10 @@ struct ReaderChoice {
 // what is there; the rest goes past it when the store (`store_bytes`) is larger than half the memory that is free, and
 // through it otherwise, so that it is there the next time.
 ReaderChoice choose_reader(std::string_view wanted, const ShardSource* sample, int64_t store_bytes);
+
+// Fills what it can of a read from the page cache, without waiting for the disk; true when that is all of it. On Linux
+// (RWF_NOWAIT) only; elsewhere nothing is ever found.
+bool read_cached(const Read& read);
 
 // The failure of a read of `shard` with `error_number`, or that met the end of the file (0).
 Failure read_failure(const Shard& shard, int64_t offset, int error_number);

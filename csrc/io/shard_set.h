@@ -38,7 +38,7 @@ class Shard {
 
     int64_t number() const { return number_; }
     const MappedFile& file() const { return file_; }
-    int descriptor() const { return descriptor_.fd(); }  // for positional reads; -1 with Access::mapped
+    const ReadFile& descriptor() const { return descriptor_; }
     bool is(const ShardSource& source) const { return number_ == source.number && file_.is(source.fd); }
     bool holds(int64_t slot) const { return index_.offset(static_cast<size_t>(slot)) != ShardIndex::kMissing; }
     Bytes record(int64_t slot, const RecordFormat& format) const;

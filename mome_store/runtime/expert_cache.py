@@ -53,7 +53,7 @@ class ExpertCache:
         used in the mapping.
     policy: which slot is given up first: "s3fifo", "lru", "clock" or "lfu". `mome replay` tells which suits a workload.
     reader: how records get into slots: "mmap" (copies out of the mapping), "pread" (through the page cache),
-        "io_uring" (past it, O_DIRECT), or "auto", which copies what is in the page cache and chooses for the rest.
+        "io_uring" (past it, O_DIRECT), or "auto": what is in the page cache from there, the rest by whichever suits.
         What can't be had here is replaced, with a RuntimeWarning. Without slots only "auto" and "mmap" make sense.
     verify: "record" checks a record's checksum whenever it enters a slot (without slots: before its first use); "open"
         only its trailer. The shards' sizes and indexes are checked now, in both modes.
@@ -110,7 +110,7 @@ class ExpertCache:
         if self._reader is None:
             return "mapped in place"
         how = f"{self._reader.reader}{' (O_DIRECT)' if self._reader.direct else ''}"
-        return f"mmap for what is in the page cache, {how} for the rest" if self._reader.tiered else how
+        return f"what is in the page cache from there, the rest by {how}" if self._reader.tiered else how
 
     @property
     def slots(self) -> int | None:

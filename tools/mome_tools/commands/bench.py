@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,6 +45,26 @@ def apply(json: JsonOption = False) -> None:
             progress.update(task, description=what, completed=done, total=total)
 
         figures = measure_apply(on_progress=show)
+    report(figures, json)
+
+
+@app.command()
+def fetch(
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where to make the store, on the disk to measure.", exists=True)
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Records into slots, from disk beside fio and from the page cache beside memcpy, zarr, tensorstore and others."""
+    with progress_bar() as progress:
+        task = progress.add_task("loading", total=None, note="")
+
+        from mome_tools.bench_fetch import measure_fetch
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        figures = measure_fetch(folder, on_progress=show)
     report(figures, json)
 
 

@@ -1,0 +1,56 @@
+"""Stores of random experts, for benchmarks: how fast bytes move does not depend on what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mome_store import ExpertSchema, ExpertStore
+
+if TYPE_CHECKING:
+    from mome_store.store.record import Weights
+
+_AT_ONCE = 4096
+_SCALE = 1e-3  # small enough that a model still speaks
+
+
+def make_random_store(path: Path, schema: ExpertSchema, experts: int, key_dim: int = 8) -> None:
+    """`experts` groups of one expert each, of the schema's rank. The experts of a commit repeat a few random ones."""
+    rng = np.random.default_rng(experts)
+    with ExpertStore.create(path, schema=schema, key_dim=key_dim) as store:
+        for start in range(0, experts, _AT_ONCE):
+            count = min(_AT_ONCE, experts - start)
+            with store.transaction() as txn:
+                txn.add_groups(_random_weights(schema, count, rng), _random_keys(count, key_dim, rng))
+
+
+def schema_of_records(record_bytes: int) -> ExpertSchema:
+    """A schema of one module whose records have exactly so many bytes, a multiple of 4096."""
+    rank = max(1, record_bytes // 8192)
+    elements = (record_bytes - 512) // (2 * rank) // 16 * 8
+    schema = ExpertSchema(modules={"layer": (elements, elements)}, rank=rank, dtype="bfloat16")
+    if schema.record_bytes != record_bytes:
+        raise ValueError(f"no schema of records of {record_bytes} bytes: the nearest has {schema.record_bytes}")
+    return schema
+
+
+def _random_weights(schema: ExpertSchema, count: int, rng: np.random.Generator) -> Weights:
+    few = 16
+    picked = rng.integers(few, size=count)
+    return {
+        name: (
+            (_SCALE * rng.standard_normal((few, schema.rank, d_in), np.float32))[picked],
+            (_SCALE * rng.standard_normal((few, d_out, schema.rank), np.float32))[picked],
+        )
+        for name, (d_in, d_out) in schema.modules.items()
+    }
+
+
+def _random_keys(
+    count: int, key_dim: int, rng: np.random.Generator
+) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    keys = rng.standard_normal((count, key_dim), np.float32)
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    return keys
