@@ -17,13 +17,18 @@ _SCALE = 1e-3  # small enough that a model still speaks
 
 
 def make_random_store(path: Path, schema: ExpertSchema, experts: int, key_dim: int = 8) -> None:
-    """`experts` groups of one expert each, of the schema's rank. The experts of a commit repeat a few random ones."""
-    rng = np.random.default_rng(experts)
+    """A new store of `experts` random groups."""
     with ExpertStore.create(path, schema=schema, key_dim=key_dim) as store:
-        for start in range(0, experts, _AT_ONCE):
-            count = min(_AT_ONCE, experts - start)
-            with store.transaction() as txn:
-                txn.add_groups(_random_weights(schema, count, rng), _random_keys(count, key_dim, rng))
+        add_random_groups(store, experts)
+
+
+def add_random_groups(store: ExpertStore, experts: int) -> None:
+    """Adds groups of one expert each, of the schema's rank. The experts of a commit repeat a few random ones."""
+    rng = np.random.default_rng(experts)
+    for start in range(0, experts, _AT_ONCE):
+        count = min(_AT_ONCE, experts - start)
+        with store.transaction() as txn:
+            txn.add_groups(_random_weights(store.schema, count, rng), _random_keys(count, store.key_dim, rng))
 
 
 def schema_of_records(record_bytes: int) -> ExpertSchema:

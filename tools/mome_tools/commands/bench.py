@@ -68,6 +68,33 @@ def fetch(
     report(figures, json)
 
 
+@app.command()
+def generate(
+    sizes: Annotated[
+        str, typer.Option("--sizes", help="Experts in the stores that memory and speed are compared over, ascending.")
+    ] = "1000,100000,1000000",
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where to make the stores, on the disk to measure.", exists=True)
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Generation from a store larger than the cache, stalls when nothing is there, stores of growing size."""
+    with progress_bar() as progress:
+        task = progress.add_task("loading", total=None, note="")
+
+        from mome_tools.bench_generate import measure_generate
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        try:
+            counts = sorted(int(size) for size in sizes.split(","))
+        except ValueError:
+            raise typer.BadParameter("sizes are numbers with commas between them", param_hint="--sizes") from None
+        figures = measure_generate(counts, folder, on_progress=show)
+    report(figures, json)
+
+
 def report(figures: Sequence[Figure], json: bool) -> None:
     """Print figures; exit code 1 when one misses its bar, so that a script sees it."""
     if json:
