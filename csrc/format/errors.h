@@ -1,15 +1,31 @@
 // The errors that the C++ core reports. Each mirrors the class of the same name in mome_store/errors.py and carries the
-// same facts; csrc/python turns one into the other.
+// same facts; csrc/python turns one into the other. What a C++ program prints of one, `what()`, says the facts, too.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 namespace mome {
+
+namespace errors_detail {
+
+inline std::string joined(const std::vector<int64_t>& values) {
+    std::string text;
+    for (const int64_t value : values)
+        text += (text.empty() ? "" : ", ") + std::to_string(value);
+    return text;
+}
+
+inline std::string named(const char* what, std::optional<int64_t> number) {
+    return number ? std::string(", ") + what + " " + std::to_string(*number) : std::string();
+}
+
+}  // namespace errors_detail
 
 // A shape, dtype, index or setting does not fit.
 struct SchemaError : std::runtime_error {
@@ -20,7 +36,8 @@ struct SchemaError : std::runtime_error {
 struct DamagedStoreError : std::runtime_error {
     DamagedStoreError(std::string file_, std::optional<int64_t> row_, std::optional<int64_t> expert_id_,
                       std::string problem_)
-        : std::runtime_error(file_ + ": " + problem_),
+        : std::runtime_error(file_ + errors_detail::named("row", row_) + errors_detail::named("expert", expert_id_) +
+                             ": " + problem_),
           file(std::move(file_)),
           row(row_),
           expert_id(expert_id_),
@@ -31,17 +48,23 @@ struct DamagedStoreError : std::runtime_error {
     std::string problem;
 };
 
-// Expert ids that the snapshot does not hold.
+// Ids that the snapshot does not hold.
 struct UnknownIdError : std::runtime_error {
-    explicit UnknownIdError(std::vector<int64_t> ids_)
-        : std::runtime_error("unknown expert ids"), ids(std::move(ids_)) {}
+    explicit UnknownIdError(std::vector<int64_t> ids_, std::string kind_ = "expert")
+        : std::runtime_error("no live " + kind_ + " with id " + errors_detail::joined(ids_)),
+          ids(std::move(ids_)),
+          kind(std::move(kind_)) {}
     std::vector<int64_t> ids;
+    std::string kind;  // "expert" or "group"
 };
 
 // A batch needs more experts at once than there are slots.
 struct CapacityError : std::runtime_error {
     CapacityError(int64_t needed_, int64_t slots_)
-        : std::runtime_error("more experts than slots"), needed(needed_), slots(slots_) {}
+        : std::runtime_error("the batch needs " + std::to_string(needed_) + " experts at once but the cache has " +
+                             std::to_string(slots_) + " slots"),
+          needed(needed_),
+          slots(slots_) {}
     int64_t needed;
     int64_t slots;
 };
@@ -49,7 +72,8 @@ struct CapacityError : std::runtime_error {
 // The operating system refused a read.
 struct ReadError : std::runtime_error {
     ReadError(std::string path_, int64_t offset_, int error_number_)
-        : std::runtime_error(path_ + ": read failed"),
+        : std::runtime_error(path_ + ": read at offset " + std::to_string(offset_) + ": " +
+                             std::generic_category().message(error_number_)),
           path(std::move(path_)),
           offset(offset_),
           error_number(error_number_) {}
@@ -66,6 +90,23 @@ struct DeviceMemoryError : std::runtime_error {
           bytes(bytes_) {}
     std::string device;
     int64_t bytes;
+};
+
+// The two that only csrc/catalog reports: there is no store, or it is in a format that this version does not know.
+struct StoreNotFoundError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+struct FormatVersionError : std::runtime_error {
+    FormatVersionError(std::string path_, std::string found_, int64_t supported_)
+        : std::runtime_error(path_ + ": store format " + found_ + ", but this version of mome_store reads up to " +
+                             std::to_string(supported_) + "; upgrade mome_store"),
+          path(std::move(path_)),
+          found(std::move(found_)),
+          supported(supported_) {}
+    std::string path;
+    std::string found;  // as it is written in the store
+    int64_t supported;
 };
 
 // Something was used after its end, or in a process that it does not belong to.

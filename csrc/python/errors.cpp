@@ -24,7 +24,7 @@ void translate(std::exception_ptr raised) {
     } catch (const DamagedStoreError& error) {
         set_error("DamagedStoreError", error.file, error.row, error.expert_id, error.problem);
     } catch (const UnknownIdError& error) {
-        set_error("UnknownIdError", "expert", error.ids);
+        set_error("UnknownIdError", error.kind, error.ids);
     } catch (const CapacityError& error) {
         set_error("CapacityError", error.needed, error.slots);
     } catch (const DeviceMemoryError& error) {
