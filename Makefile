@@ -1,12 +1,13 @@
 # What a developer or a newcomer can run. Every target first makes `.venv` with everything in it; a fresh Debian with
-# Python 3.11 (with venv), g++ and make is enough: cmake and ninja come from PyPI.
+# Python 3.11 (with venv), g++ and make is enough: cmake and ninja come from PyPI. With libsqlite3-dev, which is optional,
+# the C++ reader of the catalogue and the example of embedding are built and tested as well.
 
 PYTHON ?= python3
 JOBS ?= $(shell nproc)
 BIN := .venv/bin
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
-CPP_FILES = $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h')
+CPP_FILES = $(shell find csrc tests/cpp examples -name '*.cpp' -o -name '*.h')
 
 .PHONY: setup demo test test-all test-cpp lint format bench sanitize clean
 .DEFAULT_GOAL := setup
