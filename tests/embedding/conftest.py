@@ -1,4 +1,4 @@
-"""The example program of `examples/embed_cpp`, built, and a store for it to open."""
+"""The example program of `examples/embed_cpp` and the catalogue's test program, built, and a store to open."""
 
 from __future__ import annotations
 
@@ -36,17 +36,23 @@ def configure(source: Path, build: Path, *settings: str) -> subprocess.Completed
 
 
 @pytest.fixture(scope="session")
-def embed_program() -> Path:
-    """The program, built. Skips where there is no compiler or no SQLite to build it with."""
+def built() -> Path:
+    """The build folder, with the programs in it. Skips where there is no compiler, or no SQLite, to build them with."""
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         pytest.skip("no C++ compiler")
     configured = configure(ROOT, BUILD)
     assert configured.returncode == 0, configured.stdout + configured.stderr
     if "mome_catalog and the example" in configured.stdout:
         pytest.skip("no SQLite with its header (Debian: libsqlite3-dev)")
-    built = subprocess.run([tool("cmake"), "--build", str(BUILD), "--target", "embed"], capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
-    return BUILD / "examples" / "embed_cpp" / "embed"
+    command = [tool("cmake"), "--build", str(BUILD), "--target", "embed", "dump_snapshot"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return BUILD
+
+
+@pytest.fixture(scope="session")
+def embed_program(built: Path) -> Path:
+    return built / "examples" / "embed_cpp" / "embed"
 
 
 @pytest.fixture
