@@ -30,7 +30,7 @@ def embed(
 ) -> subprocess.CompletedProcess[str]:
     budget = str(int(slots * SCHEMA.record_bytes))
     command = [str(program), str(store), budget, module, *groups]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, user=user)
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, user=user)
 
 
 def succeeds(program: Path, store: Path, *groups: str, module: str = "up", user: int | None = None) -> str:
