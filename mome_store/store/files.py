@@ -28,6 +28,10 @@ class FileOperations:
         while rest:
             rest = rest[os.write(fd, rest) :]
 
+    def start_writeback(self, fd: int, offset: int, length: int) -> None:
+        """Lets the disk begin with what was written there, so that a later fsync has less to wait for."""
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)  # on Linux, dirty pages are written, not dropped
+
     def fsync(self, fd: int) -> None:
         os.fsync(fd)
 

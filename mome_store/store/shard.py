@@ -25,6 +25,7 @@ from mome_store.store.zarr_metadata import ArrayName, StoreLayout, shard_path
 _ENTRY_BYTES = 16
 _CRC_BYTES = 4
 _MISSING = np.uint64(2**64 - 1)
+_WRITEBACK_BYTES = 4 << 20  # so much at a time; else the disk would idle until the shard is full
 
 
 def index_bytes(rows_per_shard: int) -> int:
@@ -64,6 +65,7 @@ class _Growing:
     fd: int
     rows: int = 0
     crc: int = 0
+    sent: int = 0  # bytes whose writing to the disk has been started
 
 
 class ArrayWriter:
@@ -84,6 +86,7 @@ class ArrayWriter:
         self._first_shard = next_shard
         self._finished: list[ShardRow] = []
         self._growing: _Growing | None = None
+        self._unsynced: _Growing | None = None  # the shard before: the disk writes it while the next one grows
 
     def append(self, content: NDArray[np.uint8]) -> range:
         """Writes whole rows; returns their numbers in the array, which are consecutive: a full shard's next is used.
@@ -103,6 +106,7 @@ class ArrayWriter:
                 self._files.write(growing.fd, part.data)
             growing.crc = crc32c(part, growing.crc)
             growing.rows += take
+            self._start_writeback(growing)
             done += take
             if growing.rows == self._rows_per_shard:
                 self._finish_shard(growing)
@@ -112,6 +116,7 @@ class ArrayWriter:
         """Makes every shard written durable, its names included, and says what they are."""
         if self._growing is not None:
             self._finish_shard(self._growing)
+        self._sync()
         if self._finished:
             with writing(self._directory / self.array):
                 for shard in self._finished:
@@ -121,8 +126,9 @@ class ArrayWriter:
 
     def abandon(self) -> None:
         """Removes what was written."""
-        if self._growing is not None:
-            fd, self._growing = self._growing.fd, None
+        still_open = [shard.fd for shard in (self._unsynced, self._growing) if shard is not None]
+        self._unsynced = self._growing = None
+        for fd in still_open:
             self._files.close(fd)
         for number in range(self._first_shard, self.next_shard):
             remove_shard(self._files, shard_path(self._directory, self.array, number))
@@ -136,6 +142,13 @@ class ArrayWriter:
             self._growing = _Growing(path, number, self._files.create(path))
         return self._growing
 
+    def _start_writeback(self, growing: _Growing) -> None:
+        written = growing.rows * self._row_bytes
+        if written - growing.sent >= _WRITEBACK_BYTES:
+            with writing(growing.path):
+                self._files.start_writeback(growing.fd, growing.sent, written - growing.sent)
+            growing.sent = written
+
     def _finish_shard(self, growing: _Growing) -> None:
         entries = np.full((self._rows_per_shard, 2), _MISSING, dtype="<u8")
         entries[: growing.rows, 0] = np.arange(growing.rows) * self._row_bytes
@@ -144,11 +157,18 @@ class ArrayWriter:
         index_crc = crc32c(index)
         with writing(growing.path):
             self._files.write(growing.fd, index + index_crc.to_bytes(_CRC_BYTES, "little"))
-            self._files.fsync(growing.fd)
-            self._growing = None
-            self._files.close(growing.fd)
+        self._sync()
+        self._growing, self._unsynced = None, growing
         size = growing.rows * self._row_bytes + index_bytes(self._rows_per_shard)
         self._finished.append(ShardRow(self.array, growing.number, growing.rows, size, index_crc, growing.crc))
+
+    def _sync(self) -> None:
+        """Makes the last full shard durable and closes it."""
+        if self._unsynced is not None:
+            with writing(self._unsynced.path):
+                self._files.fsync(self._unsynced.fd)
+                fd, self._unsynced = self._unsynced.fd, None
+                self._files.close(fd)
 
 
 def remove_shard(files: FileOperations, path: Path) -> None:
@@ -262,12 +282,14 @@ class Shard:
         return self._index_problem(self._entries(index[:-_CRC_BYTES]))
 
     def _index_problem(self, entries: NDArray[np.uint64]) -> str | None:
-        present = entries[(entries != _MISSING).any(axis=1)]
+        present = entries[(entries[:, 0] != _MISSING) | (entries[:, 1] != _MISSING)]
         if len(present) != self.info.rows:
             return f"the index has {len(present)} rows, the catalogue says {self.info.rows}"
         if (present[:, 1] != self._row_bytes).any():
             return f"the index has rows of other than {self._row_bytes} bytes"
-        offsets = np.sort(present[:, 0])
+        offsets = present[:, 0]
+        if (offsets[1:] < offsets[:-1]).any():
+            offsets = np.sort(offsets)
         if len(offsets) and int(offsets[-1]) > self._index_start - self._row_bytes:
             return "the index points outside the rows"
         if (np.diff(offsets) < self._row_bytes).any():

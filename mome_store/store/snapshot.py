@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +22,7 @@ from mome_store.errors import ClosedError, DamagedStoreError, UnknownIdError
 from mome_store.store.catalog import ACTIVATIONS, MODES, CatalogState, load_memories
 from mome_store.store.memory import Memory
 from mome_store.store.record import decode_record, record_problem
-from mome_store.store.runs import expert_columns, group_columns, key_columns
+from mome_store.store.runs import ExpertRun, expert_columns, group_columns, key_columns
 from mome_store.store.schema import ExpertSchema
 from mome_store.store.shard import Shard, ShardInfo
 from mome_store.store.zarr_metadata import ArrayName
@@ -62,6 +61,7 @@ class Snapshot:
         self._meta = state.meta
         by_id = state.experts[np.argsort(state.experts[:, 1])]
         self.expert_rows, self.expert_ids, self.expert_groups = map(_frozen, expert_columns(by_id))
+        self._expert_runs = state.experts[np.argsort(state.experts[:, 2])]  # by group
         ids, self._modes, self._activations, memory_ids = group_columns(state.groups)
         self.group_ids, self._memory_ids = _frozen(ids), _frozen(memory_ids)
         self.key_rows, self._key_groups = map(_frozen, key_columns(state.keys))
@@ -116,15 +116,15 @@ class Snapshot:
         at = int(np.searchsorted(self.group_ids, group_id))
         if at == len(self.group_ids) or self.group_ids[at] != group_id:
             raise UnknownIdError("group", [group_id])
-        order, sorted_groups = self._experts_by_group
-        first, last = np.searchsorted(sorted_groups, [group_id, group_id + 1])
+        run = ExpertRun(*self._expert_runs[np.searchsorted(self._expert_runs[:, 2], group_id, "right") - 1].tolist())
+        first = run.part(group_id - run.group_id, 1).id
         memory_id = self._memory_ids[at : at + 1]
         memory = next(load_memories(self.path, memory_id)) if memory_id[0] else None
         return Group(
             id=group_id,
             mode=MODES[self._modes[at]],
             activation=ACTIVATIONS[self._activations[at]],
-            expert_ids=_frozen(self.expert_ids[order[first:last]]),
+            expert_ids=_frozen(np.arange(first, first + run.per_group)),
             memory=memory,
         )
 
@@ -156,11 +156,6 @@ class Snapshot:
         if at == len(self.expert_ids) or self.expert_ids[at] != expert_id:
             raise UnknownIdError("expert", [expert_id])
         return at
-
-    @cached_property
-    def _experts_by_group(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        order = np.argsort(self.expert_groups, kind="stable")
-        return order, self.expert_groups[order]
 
 
 def _frozen(array: NDArray[np.int64]) -> NDArray[np.int64]:

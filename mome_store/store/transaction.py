@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -275,17 +276,24 @@ class Transaction:
         self._next_group += count
         self._next_expert += count
         at_once = max(1, _ENCODED_AT_ONCE // self._layout.schema.record_bytes)
-        records = np.zeros((min(at_once, count), self._layout.schema.record_bytes), dtype=np.uint8)
-        first_row = first_key_row = 0
-        for start in range(0, count, at_once):
-            piece = records[: min(at_once, count - start)]
-            batch.encode(start, piece, first_expert + start, first_group + start, self.commit)
-            rows = self._experts.append(piece.reshape(-1))
-            key_rows = self._keys.append(_bytes_of(keys[start : start + at_once]))
-            if start == 0:
-                first_row, first_key_row = rows.start, key_rows.start
-        self._changes.add_experts(first_row, first_expert, first_group, groups=count, per_group=1)
-        self._changes.add_keys(first_key_row, first_group, groups=count, per_group=keys.shape[1])
+        buffers = np.zeros((2, min(at_once, count), self._layout.schema.record_bytes), dtype=np.uint8)
+
+        def encode(start: int) -> NDArray[np.uint8]:
+            records = buffers[start // at_once % 2, : count - start]
+            batch.encode(start, records, first_expert + start, first_group + start, self.commit)
+            return records.reshape(-1)
+
+        rows, key_rows = [], []
+        with ThreadPoolExecutor(1) as encoder:  # one piece ahead of the disk; all file operations stay in this thread
+            encoded = encoder.submit(encode, 0)
+            for start in range(0, count, at_once):
+                records = encoded.result()
+                if start + at_once < count:
+                    encoded = encoder.submit(encode, start + at_once)
+                rows.append(self._experts.append(records).start)
+                key_rows.append(self._keys.append(_bytes_of(keys[start : start + at_once])).start)
+        self._changes.add_experts(rows[0], first_expert, first_group, groups=count, per_group=1)
+        self._changes.add_keys(key_rows[0], first_group, groups=count, per_group=keys.shape[1])
         if memories is None:
             self._changes.add_groups(first_group, count, mode, activation, 0)
         else:
