@@ -102,6 +102,7 @@ class CatalogState:
     """
 
     commit: CommitRow
+    digest: int
     layout: StoreLayout
     meta: Mapping[str, str]
     shards: tuple[ShardRow, ...]
@@ -117,9 +118,12 @@ class CatalogState:
         return rows
 
 
-def load_state(directory: Path) -> CatalogState:
-    """The newest commit's state, read in one transaction. Raises DamagedStoreError where it does not add up."""
-    return sqlite_access.read(directory / CATALOG_NAME, partial(_load_state, directory))
+def load_state(directory: Path, known: CatalogState | None = None) -> CatalogState:
+    """The newest commit's state, read in one transaction. Raises DamagedStoreError where it does not add up.
+
+    known: a state read before, which is returned when there has been no commit since.
+    """
+    return sqlite_access.read(directory / CATALOG_NAME, partial(_load_state, directory, known))
 
 
 def load_memories(directory: Path, ids: NDArray[np.int64]) -> Iterator[Memory]:
@@ -233,6 +237,8 @@ class CatalogChanges:
         self._digest = digest
         self._pending: dict[str, list[Any]] = {table: [] for table in _COLUMNS}
         self._memories: list[tuple[object, ...]] = []
+        self._cut: dict[str, list[Any]] = {table: [] for table in _COLUMNS}  # runs that went: not yet in the digest
+        self._left: dict[str, list[Any]] = {table: [] for table in _COLUMNS}  # what is left of them: likewise
 
     def add_groups(self, group_id: int, groups: int, mode: str, activation: str, memory_id: int) -> None:
         """`groups` of them; the arguments are those of the first (memory_id 0: none has a memory)."""
@@ -282,12 +288,21 @@ class CatalogChanges:
         if position >= run.groups:
             return False
         self._connection.execute(f"DELETE FROM {table} WHERE {_COLUMNS[table][0]} = ?", run[:1])
-        self._digest -= rows_digest(table, [[value] for value in run])
-        for part in without(run, position):
-            self._insert(table, [part], created, None)
-            self._digest += rows_digest(table, [[value] for value in part])
+        parts = without(run, position)
+        self._insert(table, parts, created, None)
         self._insert(table, [run.part(position, 1)], created, self.commit)
+        self._cut[table].append(run)
+        self._left[table] += parts
+        if len(self._cut[table]) >= _FLUSH_ROWS:
+            self._digest_cuts()
         return True
+
+    def _digest_cuts(self) -> None:
+        for table, width in ((table, len(columns)) for table, columns in _COLUMNS.items()):
+            self._digest -= rows_digest(table, list(_matrix(self._cut[table], width).T))
+            self._digest += rows_digest(table, list(_matrix(self._left[table], width).T))
+            self._cut[table].clear()
+            self._left[table].clear()
 
     def _insert(self, table: str, rows: Sequence[tuple[int, ...]], created: int, retired: int | None) -> None:
         marks = ", ".join("?" * (len(_COLUMNS[table]) + 2))
@@ -308,6 +323,7 @@ class CatalogChanges:
 
     def write_commit(self, row: CommitRow) -> None:
         self._flush()
+        self._digest_cuts()
         with self._translated():
             digest = signed(self._digest + row.digest())
             self._connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*astuple(row), digest))
@@ -357,9 +373,11 @@ def _write_version(connection: sqlite3.Connection, commit: int) -> None:
     connection.execute(f"PRAGMA user_version = {commit & 0x7FFFFFFF}")
 
 
-def _load_state(directory: Path, connection: sqlite3.Connection) -> CatalogState:
+def _load_state(directory: Path, known: CatalogState | None, connection: sqlite3.Connection) -> CatalogState:
     try:
         newest, digest = _newest(connection)
+        if known is not None and (known.commit, known.digest) == (newest, digest):
+            return known
         at = {"commit": newest.id}
         meta = connection.execute(f"SELECT name, value FROM meta WHERE {_LIVE}", at).fetchall()
         rows = {table: _table(connection, table, f"WHERE {_LIVE}", at) for table in _COLUMNS}
@@ -374,6 +392,7 @@ def _load_state(directory: Path, connection: sqlite3.Connection) -> CatalogState
             raise FormatVersionError(directory, layout["format"], FORMAT_VERSION)
         return CatalogState(
             commit=newest,
+            digest=digest,
             layout=StoreLayout.from_json(layout),
             meta={name: value for name, value in meta if name != STORE_META},
             shards=tuple(ShardRow(ARRAYS[row[0]], *row[1:]) for row in rows["shards"].tolist()),

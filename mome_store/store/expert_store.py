@@ -22,7 +22,7 @@ from mome_store.errors import (
     StoreReadOnlyError,
     TransactionError,
 )
-from mome_store.store.catalog import CATALOG_NAME, CatalogWriter, load_state
+from mome_store.store.catalog import CATALOG_NAME, CatalogState, CatalogWriter, load_state
 from mome_store.store.checksum import canonical_json
 from mome_store.store.creation import create_store, is_unfinished
 from mome_store.store.files import FileOperations, temporary_path, writing
@@ -49,7 +49,10 @@ class ExpertStore:
     path: where it lies. schema, key_dim, rows_per_shard, base_model, encoder: as given to `create`.
     """
 
-    def __init__(self, directory: Path, layout: StoreLayout, writer: _Writer | None) -> None:
+    def __init__(
+        self, directory: Path, layout: StoreLayout, writer: _Writer | None, state: CatalogState | None = None
+    ) -> None:
+        """state: what was read while opening; the first snapshot makes use of it."""
         self.path = directory
         self.schema: ExpertSchema = layout.schema
         self.key_dim = layout.key_dim
@@ -58,6 +61,7 @@ class ExpertStore:
         self.encoder = layout.encoder
         self.mode = "r" if writer is None else "r+"
         self._writer = writer
+        self._state = state
         self._closed = False
 
     @classmethod
@@ -109,14 +113,16 @@ class ExpertStore:
         directory = Path(path)
         attributes = find_store(directory)
         if mode == "r":
-            return cls(directory, _checked_layout(directory, attributes), None)
+            state = _checked_state(directory, attributes)
+            return cls(directory, state.layout, None, state)
         for written in (directory, *(directory / array / "c" for array in ARRAYS)):
             if written.exists() and not os.access(written, os.W_OK | os.X_OK):
                 raise StoreReadOnlyError(f"{written}: can't be written; open with mode='r'")
         lock = WriterLock(directory)
         try:
-            layout = _checked_layout(directory, attributes)
-            return cls(directory, layout, _Writer(directory, layout, lock, files or FileOperations()))
+            state = _checked_state(directory, attributes)
+            writer = _Writer(directory, state.layout, lock, files or FileOperations())
+            return cls(directory, state.layout, writer, state)
         except BaseException:
             lock.release()
             raise
@@ -125,7 +131,8 @@ class ExpertStore:
         """A view of the newest commit. Every shard is opened and checked: damage raises DamagedStoreError."""
         if self._closed:
             raise ClosedError(f"{self.path}: the store is closed")
-        return Snapshot(self.path, load_state(self.path))
+        known, self._state = self._state, None  # it may be large, and a second snapshot mostly is of another commit
+        return Snapshot(self.path, load_state(self.path, known))
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -237,12 +244,12 @@ def find_store(directory: Path) -> dict[str, Any]:
         raise
 
 
-def _checked_layout(directory: Path, attributes: Mapping[str, Any]) -> StoreLayout:
-    """The catalogue's layout, once the three `zarr.json` agree with it."""
+def _checked_state(directory: Path, attributes: Mapping[str, Any]) -> CatalogState:
+    """The newest commit's state, once the three `zarr.json` agree with it."""
     state = load_state(directory)
     for file, problem in metadata_problems(directory, attributes, state.layout, state.rows()):
         raise DamagedStoreError(file, None, None, problem)
-    return state.layout
+    return state
 
 
 def _json(name: str, value: Mapping[str, Any] | None) -> dict[str, Any] | None:

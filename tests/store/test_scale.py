@@ -1,0 +1,148 @@
+"""What lies together costs one row of the catalogue, whatever its number, and a snapshot small arrays and no lists."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mome_store.store import ExpertSchema, ExpertStore, Memory, statistics, verify
+
+SCHEMA = ExpertSchema({"layer": (8, 8)}, rank=1)
+KEY_DIM = 4
+BATCH = 50_000
+
+
+def fill(path: Path, count: int, per_group: int = 1) -> None:
+    a, b = np.ones((BATCH, 1, 8), np.float32), np.ones((BATCH, 8, 1), np.float32)
+    keys = np.ones((BATCH, per_group, KEY_DIM), np.float32)
+    with ExpertStore.create(path, SCHEMA, KEY_DIM) as store, store.transaction() as txn:
+        for start in range(0, count, BATCH):
+            n = min(BATCH, count - start)
+            txn.add_groups({"layer": (a[:n], b[:n])}, keys[:n])
+
+
+def runs(path: Path, table: str) -> list[tuple[Any, ...]]:
+    """The rows of a table, those of live runs first."""
+    with closing(sqlite3.connect(path / "catalog.sqlite")) as connection:
+        return connection.execute(f"SELECT * FROM {table} ORDER BY retired IS NOT NULL, 1").fetchall()
+
+
+def rows_read(path: Path, work: Any) -> int:
+    """How many rows SQLite gives out while `work` runs."""
+    count = 0
+
+    class Counted(sqlite3.Cursor):
+        def __next__(self) -> Any:
+            nonlocal count
+            row = super().__next__()
+            count += 1
+            return row
+
+    class Connection(sqlite3.Connection):
+        def execute(self, *arguments: Any) -> Any:
+            return self.cursor(Counted).execute(*arguments)
+
+    connect = sqlite3.connect
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=Connection))
+        work()
+    return count
+
+
+def test_groups_that_are_alike_are_one_run_however_they_were_added(tmp_path: Path, oracle: Any) -> None:
+    with oracle.create(tmp_path / "s") as store, store.transaction() as txn:
+        for i in range(20):
+            oracle.add(txn, experts=2, keys=3, memory=Memory(f"q{i}", "a"))
+        oracle.add_many(txn, 10, keys=3)
+        for _ in range(5):
+            oracle.add(txn, keys=3)
+    assert runs(tmp_path / "s", "groups") == [(1, 20, 0, 0, 1, 1, None), (21, 15, 0, 0, 0, 1, None)]
+    assert runs(tmp_path / "s", "experts") == [(0, 1, 1, 20, 2, 1, None), (40, 41, 21, 15, 1, 1, None)]
+    assert runs(tmp_path / "s", "keys") == [(0, 1, 35, 3, 1, None)]
+    oracle.check_path(tmp_path / "s")
+
+
+def test_a_group_that_goes_cuts_its_run_and_nothing_else_changes(tmp_path: Path, oracle: Any) -> None:
+    path = tmp_path / "s"
+    with oracle.create(path) as store:
+        with store.transaction() as txn:
+            oracle.add_many(txn, 9, keys=2, memories=[Memory(f"q{i}", "a") for i in range(9)])
+        for gone in (5, 1, 9, 4):
+            with store.transaction() as txn:
+                oracle.remove(txn, gone)
+            oracle.check_path(path)
+    assert runs(path, "groups") == [
+        (2, 2, 0, 0, 2, 1, None),
+        (6, 3, 0, 0, 6, 1, None),
+        (1, 1, 0, 0, 1, 1, 3),
+        (4, 1, 0, 0, 4, 1, 5),
+        (5, 1, 0, 0, 5, 1, 2),
+        (9, 1, 0, 0, 9, 1, 4),
+    ]
+    assert runs(path, "keys")[:2] == [(2, 2, 2, 2, 1, None), (10, 6, 3, 2, 1, None)]
+    assert (statistics(path).experts_dead, statistics(path).keys) == (4, 10)
+    assert verify(path, deep=True).ok
+
+
+def test_opening_reads_as_many_rows_of_the_catalogue_whatever_the_store_holds(tmp_path: Path) -> None:
+    read = []
+    for count in (2 * 4096, 8 * 4096):
+        fill(tmp_path / str(count), count)
+
+        def work(path: Path = tmp_path / str(count)) -> None:
+            with ExpertStore.open(path) as store, store.snapshot() as snapshot:
+                assert len(snapshot.expert_ids) == len(snapshot.key_rows) == int(path.name)
+
+        read.append(rows_read(tmp_path / str(count), work))
+    assert read[1] - read[0] == 2 * (8 - 2)  # shards of both arrays
+
+
+def test_a_snapshot_holds_under_100_bytes_an_expert_and_opening_needs_under_200(tmp_path: Path) -> None:
+    count = 100_000
+    fill(tmp_path / "s", count)
+    with ExpertStore.open(tmp_path / "s") as store:
+        store.snapshot().close()
+        tracemalloc.start()
+        with store.snapshot() as snapshot:
+            held, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert snapshot.group(count).expert_ids.tolist() == [count]
+    assert held < 100 * count and peak < 200 * count
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A folder for more than should lie in memory, gone after the test."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@pytest.mark.slow
+def test_a_million_experts_open_fast_and_take_another_as_fast_as_a_thousand(disk: Path) -> None:
+    count = 1_000_000
+    for name, n in (("many", count), ("few", 1000)):
+        fill(disk / name, n)
+    start = time.perf_counter()
+    with ExpertStore.open(disk / "many") as store, store.snapshot() as snapshot:
+        assert time.perf_counter() - start < 2
+        assert len(snapshot.expert_ids) == count
+        snapshot.read_expert(count)
+    seconds: dict[str, list[float]] = {"many": [], "few": []}
+    with ExpertStore.open(disk / "many", "r+") as many, ExpertStore.open(disk / "few", "r+") as few:
+        expert, keys = {"layer": (np.ones((1, 8)), np.ones((8, 1)))}, np.ones((1, KEY_DIM), np.float32)
+        for _ in range(40):
+            for name, store in (("many", many), ("few", few)):
+                start = time.perf_counter()
+                with store.transaction() as txn:
+                    txn.add_group([expert], keys)
+                seconds[name].append(time.perf_counter() - start)
+    assert np.median(seconds["many"]) < 1.5 * np.median(seconds["few"])
