@@ -60,12 +60,6 @@ def fetch(
         task = progress.add_task("loading", total=None, note="")
 
         from mome_tools.bench_fetch import measure_fetch
-def store(
-    experts: Annotated[int, typer.Option("--experts", min=1, help="Small experts in the store.")] = 1_000_000,
-    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the experts and a quarter of the bytes.")] = False,
-        Path | None, typer.Option("--in", help="A folder on the disk to measure.", exists=True, file_okay=False)
-    """Adding experts beside the disk's own write rate; opening, holding and changing a store of very many."""
-        from mome_tools.bench_store import measure_store
 
         def show(what: str, done: int, total: int) -> None:
             progress.update(task, description=what, completed=done, total=total)
@@ -98,6 +92,27 @@ def generate(
         except ValueError:
             raise typer.BadParameter("sizes are numbers with commas between them", param_hint="--sizes") from None
         figures = measure_generate(counts, folder, on_progress=show)
+    report(figures, json)
+
+
+@app.command()
+def store(
+    experts: Annotated[int, typer.Option("--experts", min=1, help="Small experts in the store.")] = 1_000_000,
+    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the experts and a quarter of the bytes.")] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--in", help="A folder on the disk to measure.", exists=True, file_okay=False)
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Adding experts beside the disk's own write rate; opening, holding and changing a store of very many."""
+    with progress_bar() as progress:
+        task = progress.add_task("loading", total=None, note="")
+
+        from mome_tools.bench_store import measure_store
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
         ingest_bytes = 1 << 29 if quick else 1 << 31
         figures = measure_store(experts // 10 if quick else experts, ingest_bytes, folder, on_progress=show)
     report(figures, json)
