@@ -39,6 +39,20 @@ class Figure:
         """A figure whose value must not be above `bar`."""
         return cls(name, value, unit, bar=f"<= {_shown(bar, unit)}", ok=value <= bar, **peer)
 
+    def cells(self) -> tuple[str, str, str, str, str, str]:
+        """Name, value, peer, ratio, bar and verdict as text."""
+        peer = self.peer or ""
+        if self.peer_value is not None:
+            peer += f": {_shown(self.peer_value, self.unit)}"
+        return (
+            self.name,
+            _shown(self.value, self.unit),
+            peer,
+            "" if self.ratio is None else f"{self.ratio:.2f}x",
+            self.bar or "",
+            "" if self.ok is None else ("ok" if self.ok else "NOT MET"),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The fields of `mome bench --json`."""
         return asdict(self)
@@ -54,17 +68,7 @@ def print_figures(figures: Iterable[Figure]) -> None:
     table.add_column("bar")
     table.add_column("")
     for figure in figures:
-        peer = "" if figure.peer is None else figure.peer
-        if figure.peer_value is not None:
-            peer += f": {_shown(figure.peer_value, figure.unit)}"
-        table.add_row(
-            figure.name,
-            _shown(figure.value, figure.unit),
-            peer,
-            "" if figure.ratio is None else f"{figure.ratio:.2f}x",
-            figure.bar or "",
-            "" if figure.ok is None else ("ok" if figure.ok else "NOT MET"),
-        )
+        table.add_row(*figure.cells())
     console = Console()
     (console if console.is_terminal else Console(width=140)).print(table)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,113 +13,123 @@ from mome_tools.output import JsonOption, print_json, print_text, progress_bar
 
 app = typer.Typer(help="Measure, each figure beside its peer in the same run.", no_args_is_help=True)
 
+Progress = Callable[[str, int, int], None]
+SaveOption = Annotated[
+    Path | None, typer.Option("--save", help="A folder to write the figures to, as JSON, Markdown and a plot.")
+]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option("--folder", help="Where to make stores, on the disk to measure.", exists=True, file_okay=False),
+]
+
 
 @app.command()
 def tune(
     facts: Annotated[int, typer.Option("--facts", min=1, help="Airports to memorise, by us and by the peer.")] = 64,
     peer_seconds: Annotated[float, typer.Option("--peer-seconds", min=1, help="Training time for the peer.")] = 300.0,
+    save: SaveOption = None,
     json: JsonOption = False,
 ) -> None:
     """Memory tuning beside PEFT LoRA (r = 32, all linear layers), on the same facts to the same bar."""
-    with progress_bar() as progress:
-        task = progress.add_task("loading", total=None, note="")
 
+    def measure(show: Progress) -> Sequence[Figure]:
         from mome_tools.bench_tune import measure_tuning
 
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
+        return measure_tuning(facts, peer_seconds, show)
 
-        figures = measure_tuning(facts, peer_seconds=peer_seconds, on_progress=show)
-    report(figures, json)
+    run("tune", measure, save, json)
 
 
 @app.command()
-def apply(json: JsonOption = False) -> None:
+def apply(save: SaveOption = None, json: JsonOption = False) -> None:
     """The CPU kernels beside the memory's read bandwidth, PEFT and torch, on the same experts."""
-    with progress_bar() as progress:
-        task = progress.add_task("loading", total=None, note="")
 
+    def measure(show: Progress) -> Sequence[Figure]:
         from mome_tools.bench_apply import measure_apply
 
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
+        return measure_apply(show)
 
-        figures = measure_apply(on_progress=show)
-    report(figures, json)
+    run("apply", measure, save, json)
 
 
 @app.command()
-def fetch(
-    folder: Annotated[
-        Path | None, typer.Option("--folder", help="Where to make the store, on the disk to measure.", exists=True)
-    ] = None,
-    json: JsonOption = False,
-) -> None:
+def fetch(folder: FolderOption = None, save: SaveOption = None, json: JsonOption = False) -> None:
     """Records into slots, from disk beside fio and from the page cache beside memcpy, zarr, tensorstore and others."""
-    with progress_bar() as progress:
-        task = progress.add_task("loading", total=None, note="")
 
+    def measure(show: Progress) -> Sequence[Figure]:
         from mome_tools.bench_fetch import measure_fetch
 
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
+        return measure_fetch(folder, show)
 
-        figures = measure_fetch(folder, on_progress=show)
-    report(figures, json)
+    run("fetch", measure, save, json)
+
+
+@app.command()
+def route(
+    keys: Annotated[str, typer.Option("--keys", help="Keys in the index, numbers with commas.")] = "1000,10000,100000",
+    save: SaveOption = None,
+    json: JsonOption = False,
+) -> None:
+    """What routing adds to a query: the encoder, and the search among more and more keys."""
+
+    def measure(show: Progress) -> Sequence[Figure]:
+        from mome_tools.bench_route import measure_route
+
+        return measure_route(_numbers("--keys", keys), show)
+
+    run("route", measure, save, json)
 
 
 @app.command()
 def generate(
     sizes: Annotated[
-        str, typer.Option("--sizes", help="Experts in the stores that memory and speed are compared over, ascending.")
+        str, typer.Option("--sizes", help="Experts in the stores that memory and speed are compared over, with commas.")
     ] = "1000,100000,1000000",
-    folder: Annotated[
-        Path | None, typer.Option("--folder", help="Where to make the stores, on the disk to measure.", exists=True)
-    ] = None,
+    folder: FolderOption = None,
+    save: SaveOption = None,
     json: JsonOption = False,
 ) -> None:
     """Generation from a store larger than the cache, stalls when nothing is there, stores of growing size."""
-    with progress_bar() as progress:
-        task = progress.add_task("loading", total=None, note="")
 
+    def measure(show: Progress) -> Sequence[Figure]:
         from mome_tools.bench_generate import measure_generate
 
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
+        return measure_generate(_numbers("--sizes", sizes), folder, show)
 
-        try:
-            counts = sorted(int(size) for size in sizes.split(","))
-        except ValueError:
-            raise typer.BadParameter("sizes are numbers with commas between them", param_hint="--sizes") from None
-        figures = measure_generate(counts, folder, on_progress=show)
-    report(figures, json)
+    run("generate", measure, save, json)
 
 
 @app.command()
 def store(
     experts: Annotated[int, typer.Option("--experts", min=1, help="Small experts in the store.")] = 1_000_000,
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the experts and a quarter of the bytes.")] = False,
-    folder: Annotated[
-        Path | None, typer.Option("--in", help="A folder on the disk to measure.", exists=True, file_okay=False)
-    ] = None,
+    folder: FolderOption = None,
+    save: SaveOption = None,
     json: JsonOption = False,
 ) -> None:
     """Adding experts beside the disk's own write rate; opening, holding and changing a store of very many."""
+
+    def measure(show: Progress) -> Sequence[Figure]:
+        from mome_tools.bench_store import measure_store
+
+        return measure_store(experts // 10 if quick else experts, 1 << 29 if quick else 1 << 31, folder, show)
+
+    run("store", measure, save, json)
+
+
+def run(name: str, measure: Callable[[Progress], Sequence[Figure]], save: Path | None, json: bool) -> None:
+    """Measures behind a progress bar and prints; exit code 1 when a bar is missed, so that a script sees it."""
     with progress_bar() as progress:
         task = progress.add_task("loading", total=None, note="")
-
-        from mome_tools.bench_store import measure_store
 
         def show(what: str, done: int, total: int) -> None:
             progress.update(task, description=what, completed=done, total=total)
 
-        ingest_bytes = 1 << 29 if quick else 1 << 31
-        figures = measure_store(experts // 10 if quick else experts, ingest_bytes, folder, on_progress=show)
-    report(figures, json)
+        figures = measure(show)
+    if save is not None:
+        from mome_tools.results import save_results
 
-
-def report(figures: Sequence[Figure], json: bool) -> None:
-    """Print figures; exit code 1 when one misses its bar, so that a script sees it."""
+        save_results(name, figures, save)
     if json:
         print_json({"figures": [figure.to_json() for figure in figures], "machine": machine()})
     else:
@@ -127,3 +137,14 @@ def report(figures: Sequence[Figure], json: bool) -> None:
         print_figures(figures)
     if any(figure.ok is False for figure in figures):
         raise typer.Exit(1)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """Numbers above 0 from text with commas between them, ascending."""
+    try:
+        numbers = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < 1:
+        raise typer.BadParameter(f"{text!r} is no list of numbers above 0, such as 1000,100000", param_hint=option)
+    return numbers

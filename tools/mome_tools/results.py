@@ -1,0 +1,49 @@
+"""Figures as files, for docs/results: JSON for machines, Markdown for people, and a plot of the ratios."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mome_tools.figures import Figure, machine, machine_text
+
+
+def save_results(name: str, figures: Sequence[Figure], folder: Path) -> None:
+    """Writes `name`.json, `name`.md and, where a figure has a peer, `name`.png into `folder`, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    day = datetime.now(UTC).date().isoformat()
+    content = {"figures": [figure.to_json() for figure in figures], "machine": machine(), "date": day}
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    compared = [figure for figure in figures if figure.ratio is not None]
+    lines = [f"# mome bench {name}", "", f"{machine_text()}; {day}.", ""]
+    if compared:
+        _plot(name, compared, folder / f"{name}.png")
+        lines += [f"![How many times better than the peer]({name}.png)", ""]
+    lines += ["| figure | value | peer | ratio | bar | |", "| --- | --- | --- | --- | --- | --- |"]
+    lines += [f"| {' | '.join(figure.cells())} |" for figure in figures]
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n")
+
+
+def _plot(name: str, figures: Sequence[Figure], path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Picture
+
+    picture = Picture(figsize=(11, 1.2 + 0.32 * len(figures)), layout="constrained")
+    FigureCanvasAgg(picture)
+    axes = picture.add_subplot()
+    colors = {True: "#2a7f4f", False: "#b3372f", None: "#6b7280"}
+    ratios = [figure.ratio or 0.0 for figure in figures]
+    axes.barh(range(len(figures)), ratios, color=[colors[figure.ok] for figure in figures])
+    for place, ratio in enumerate(ratios):
+        axes.annotate(f" {ratio:.3g}x", (ratio, place), va="center", fontsize=8)
+    labels = [f"{figure.name}, against {(figure.peer or '').split(' (')[0]}" for figure in figures]
+    axes.set_yticks(range(len(figures)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.set_xlabel("how many times better than the peer (green: bar met, red: not met, grey: no bar)")
+    axes.set_title(f"mome bench {name}")
+    picture.savefig(path, dpi=110)
