@@ -89,6 +89,32 @@ def changed(at: int, value: float) -> dict[str, tuple[Any, Any]]:
     return batch
 
 
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64, ">f2"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_value_that_is_not_finite_is_found_wherever_it_is(tmp_path: Path, dtype: Any, value: float) -> None:
+    rng = np.random.default_rng(2)
+    with ExpertStore.create(tmp_path / "s", ExpertSchema(MODULES, rank=3), 8) as store, store.transaction() as txn:
+        for _ in range(5):
+            batch = experts(2, dtype)
+            array = batch[list(MODULES)[rng.integers(2)]][rng.integers(2)]
+            array.reshape(-1)[rng.integers(array.size)] = value
+            with pytest.raises(SchemaError, match="not finite"):
+                txn.add_groups(batch, keys(1))
+
+
+def test_a_value_that_rounding_makes_infinite_is_refused_on_either_side(tmp_path: Path) -> None:
+    schema = ExpertSchema(MODULES, rank=3, dtype="float16")
+    with ExpertStore.create(tmp_path / "s", schema, 8) as store, store.transaction() as txn:
+        for value, fits in ((65519.0, True), (65520.0, False), (-65519.0, True), (-65520.0, False)):
+            batch = experts(2, np.float32)
+            batch["layers.0.down"][0][3, 1, 5] = value
+            if fits:
+                txn.add_groups(batch, keys(1))
+                continue
+            with pytest.raises(SchemaError, match="A holds values that are not finite in float16"):
+                txn.add_groups(batch, keys(1))
+
+
 def test_refused_groups_change_nothing_and_the_transaction_goes_on(tmp_path: Path, oracle: Any) -> None:
     batch = experts(2, np.float32)
     refused: list[tuple[dict[str, Any], str]] = [

@@ -19,13 +19,19 @@ from typing import Any
 import pytest
 
 from mome_store.errors import StoreNotFoundError, TransactionError, WriteError
-from mome_store.store import ExpertStore, Memory, verify
+from mome_store.store import ExpertStore, Memory, transaction, verify
 from mome_store.store.catalog import CatalogWriter
 from mome_store.store.files import FileOperations
 
 pytestmark = pytest.mark.fault
 
 OPERATIONS = ("create", "write", "fsync", "rename", "unlink", "make_directory", "remove_directory", "fsync_directory")
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bulk ingest is interrupted between its pieces too, with the next one being encoded."""
+    monkeypatch.setattr(transaction, "_ENCODED_AT_ONCE", 2 * 4096)
 
 
 class FaultyFiles(FileOperations):
