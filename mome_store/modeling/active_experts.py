@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import torch
 
 from mome_store.errors import CapacityError, SchemaError
@@ -186,10 +185,11 @@ def _tables(lease: Lease) -> ExpertTables:
 
 def _restricted(route: Route, snapshot: Snapshot, activation: str) -> Route:
     """The route with only the experts of groups that act in this way."""
-    expert_ids, weights = list(route.expert_ids), list(route.weights)
-    for i, groups in enumerate(route.group_ids):
-        others = [snapshot.group(g).expert_ids for g in groups if snapshot.group(g).activation != activation]
-        if others:
-            kept = ~np.isin(expert_ids[i], np.concatenate(others))
-            expert_ids[i], weights[i] = expert_ids[i][kept], weights[i][kept]
-    return Route(tuple(expert_ids), tuple(weights), route.group_ids, route.scores, route.opened)
+    acting = [snapshot.acting(ids, activation) for ids in route.expert_ids]
+    return Route(
+        expert_ids=tuple(ids[mine] for ids, mine in zip(route.expert_ids, acting, strict=True)),
+        weights=tuple(weights[mine] for weights, mine in zip(route.weights, acting, strict=True)),
+        group_ids=route.group_ids,
+        scores=route.scores,
+        opened=route.opened,
+    )

@@ -128,6 +128,18 @@ class Snapshot:
             memory=memory,
         )
 
+    def acting(self, expert_ids: NDArray[np.int64], activation: str) -> NDArray[np.bool_]:
+        """bool [n]: which of the experts (int64 [n]) belong to groups with that activation.
+
+        Raises UnknownIdError naming every expert that is not live.
+        """
+        at = np.searchsorted(self.expert_ids, expert_ids)
+        known = np.append(self.expert_ids, -1)[at] == expert_ids
+        if not known.all():
+            raise UnknownIdError("expert", sorted(set(expert_ids[~known].tolist())))
+        groups = np.searchsorted(self.group_ids, self.expert_groups[at])
+        return np.asarray(self._activations[groups] == ACTIVATIONS.index(activation))
+
     def keys(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The live keys float32 [m, key_dim] and their groups int64 [m], in row order; their checksum is checked."""
         keys = np.empty((len(self.key_rows), self.key_dim), dtype=np.float32)

@@ -234,7 +234,9 @@ def test_without_waves_a_route_beyond_the_cache_is_refused_and_nothing_leaks(mak
         with pytest.raises(CapacityError) as caught:
             small.generate(["x"], route=route_to(memory, group))
         assert (caught.value.needed, caught.value.slots) == (3, 2)
-        assert small.cache.stats()["slots_held"] == 0
+        while small.cache.stats()["queue_depth"]:  # what was prefetched before is still on its way
+            pass
+        assert small.cache.stats()["slots_held"] == small.cache.stats()["leases_live"] == 0
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 64])

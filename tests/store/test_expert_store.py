@@ -374,3 +374,18 @@ def test_a_path_may_have_any_characters(tmp_path: Path, oracle: Any) -> None:
     with oracle.create(path) as store, store.transaction() as txn:
         oracle.add(txn, memory=Memory("q", "a"))
     oracle.check_path(path)
+
+
+def test_a_snapshot_tells_which_experts_act_in_which_way(tmp_path: Path, oracle: Any) -> None:
+    with oracle.create(tmp_path / "s") as store:
+        with store.transaction() as txn:
+            for activation, count in (("answer", 2), ("all", 1), ("answer", 1)):
+                txn.add_group([oracle.expert() for _ in range(count)], oracle.keys(1), activation=activation)
+        snapshot = store.snapshot()
+        ids = snapshot.expert_ids
+        assert snapshot.acting(ids, "answer").tolist() == [True, True, False, True]
+        assert snapshot.acting(ids[[3, 2, 2]], "all").tolist() == [False, True, True]
+        assert snapshot.acting(ids[:0], "all").tolist() == []
+        with pytest.raises(UnknownIdError) as raised:
+            snapshot.acting(np.array([999, 0, int(ids[0])]), "all")
+        assert raised.value.ids == [0, 999]
