@@ -373,6 +373,19 @@ def _write_version(connection: sqlite3.Connection, commit: int) -> None:
     connection.execute(f"PRAGMA user_version = {commit & 0x7FFFFFFF}")
 
 
+def _check_room(rows: Mapping[str, NDArray[np.int64]]) -> None:
+    """Lest runs that no writer makes be spelled out: there are no more experts and keys than rows in their shards."""
+    shards = rows["shards"]
+    for table, array in (("experts", "experts"), ("keys", "keys")):
+        groups, per_group = rows[table][:, -2:].astype(np.float64).T
+        room = shards[shards[:, 0] == ARRAYS.index(array), 2].sum()
+        if (groups < 1).any() or (per_group < 1).any() or groups @ per_group > room:
+            raise DamagedStoreError(CATALOG_NAME, None, None, f"it names more {table} than the shards have rows")
+    groups = rows["groups"][:, 1].astype(np.float64)
+    if (groups < 1).any() or groups.sum() > rows["experts"][:, -2].astype(np.float64).sum():
+        raise DamagedStoreError(CATALOG_NAME, None, None, "it names more groups than have experts")
+
+
 def _load_state(directory: Path, known: CatalogState | None, connection: sqlite3.Connection) -> CatalogState:
     try:
         newest, digest = _newest(connection)
@@ -387,6 +400,7 @@ def _load_state(directory: Path, known: CatalogState | None, connection: sqlite3
             raise DamagedStoreError(
                 CATALOG_NAME, None, None, f"the rows of commit {newest.id} do not match its checksum"
             )
+        _check_room(rows)
         layout = json.loads(dict(meta)[STORE_META])
         if layout["format"] != FORMAT_VERSION:
             raise FormatVersionError(directory, layout["format"], FORMAT_VERSION)

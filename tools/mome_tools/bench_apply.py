@@ -10,8 +10,7 @@ them and for us):
 
 * torch, gather + bmm: all experts stacked in two tensors; index, then batched matrix products.
 * PEFT, loop over adapters: a LoRA layer with k active adapters, sequence by sequence; choosing them is not counted.
-* PEFT, mixed batch: a LoRA layer with `adapter_names=`, which knows one adapter per sequence; so k = 1, for us too, and
-  several sequences.
+* PEFT, mixed batch: a LoRA layer with `adapter_names=`, which knows one adapter per sequence; so k = 1, for us too.
 
 The layer below PEFT's adapters returns a constant, so that nobody's time has the base model in it.
 """
@@ -169,10 +168,11 @@ def _peer_figures(experts: _Experts) -> list[Figure]:
             _rate_figure(f"decode, {names}", medians[0], "torch, gather + bmm", medians[1], GATHER_BAR),
             _rate_figure(f"decode, {names}", medians[0], "PEFT, loop over adapters", medians[2], PEFT_BAR),
         ]
-    single = _Call(experts, max(SEQUENCES), k=1)
-    medians = _interleaved(single, _timed(_MixedPeer(layer, single)))
-    names = _named(experts, max(SEQUENCES), k=1)
-    return [*figures, _rate_figure(f"decode, {names}", medians[0], "PEFT, mixed batch", medians[1], PEFT_BAR)]
+        single = _Call(experts, sequences, k=1)
+        medians = _interleaved(single, _timed(_MixedPeer(layer, single)))
+        names = _named(experts, sequences, k=1)
+        figures.append(_rate_figure(f"decode, {names}", medians[0], "PEFT, mixed batch", medians[1], PEFT_BAR))
+    return figures
 
 
 def _prefill_figure(experts: _Experts, tokens: int) -> Figure:
