@@ -23,6 +23,7 @@ constexpr const char* kCatalogName = "catalog.sqlite";
 constexpr const char* kZarrName = "zarr.json";
 constexpr const char* kLive = " WHERE created <= ?1 AND (retired IS NULL OR retired > ?1) ";
 constexpr int64_t kExpertsArray = 0;
+constexpr int64_t kMaxRowsPerShard = 1 << 20;  // expert_store.py
 
 uint32_t crc_of(std::string_view text) {
     return crc32c(std::as_bytes(std::span(text)));
@@ -227,6 +228,20 @@ bool agree(const Json& layout, std::string_view attributes) {
     return differences.step() && differences.integer(0) == 0;
 }
 
+// How many rows the shards have.
+int64_t rows_of(std::span<const CatalogState::ShardRow> shards, int64_t rows_per_shard, const Json& layout) {
+    if (rows_per_shard < 1 || rows_per_shard > kMaxRowsPerShard)
+        throw layout.damaged("a shard can't have " + std::to_string(rows_per_shard) + " rows");
+    int64_t total = 0;
+    for (const CatalogState::ShardRow& shard : shards) {
+        if (shard.rows < 0 || shard.rows > rows_per_shard)
+            throw layout.damaged("shard " + std::to_string(shard.number) + " of " + std::to_string(rows_per_shard) +
+                                 " rows can't have " + std::to_string(shard.rows));
+        total += shard.rows;
+    }
+    return total;
+}
+
 CatalogState load(const std::filesystem::path& store, std::string_view attributes, const Connection& connection) {
     const std::string file = (store / kCatalogName).string();
     const Newest newest = newest_commit(connection, file);
@@ -234,28 +249,31 @@ CatalogState load(const std::filesystem::path& store, std::string_view attribute
     uint64_t digest = newest.own_digest;
     const std::string document = read_meta(connection, at, digest);
     std::vector<CatalogState::ShardRow> shards;
-    std::vector<CatalogState::GroupRow> groups;
-    std::vector<CatalogState::ExpertRow> experts;
+    std::vector<GroupRun> groups;
+    std::vector<ExpertRun> experts;
     digest += for_live<6>(
         connection, "shards", "array, number, rows, bytes, index_crc, content_crc", at, [&](const auto& row) {
             if (row[0] != kExpertsArray) return;
             shards.push_back(
                 {.number = row[1], .rows = row[2], .bytes = row[3], .index_crc = static_cast<uint32_t>(row[4])});
         });
-    digest += for_live<4>(connection, "groups", "id, mode, activation, memory", at, [&](const auto& row) {
-        groups.push_back(
-            {.id = row[0], .mode = static_cast<Mode>(row[1]), .activation = static_cast<Activation>(row[2])});
+    digest += for_live<5>(connection, "groups", "id, groups, mode, activation, memory", at, [&](const auto& row) {
+        groups.push_back({.id = row[0],
+                          .groups = row[1],
+                          .mode = static_cast<Mode>(row[2]),
+                          .activation = static_cast<Activation>(row[3])});
     });
-    digest += for_live<3>(connection, "experts", "row, id, group_id", at,
-                          [&](const auto& row) { experts.push_back({.id = row[1], .row = row[0], .group = row[2]}); });
-    digest += for_live<2>(connection, "keys", "row, group_id", at, [](const auto&) {});
+    digest += for_live<5>(connection, "experts", "row, id, group_id, groups, per_group", at, [&](const auto& row) {
+        experts.push_back({.row = row[0], .id = row[1], .group_id = row[2], .groups = row[3], .per_group = row[4]});
+    });
+    digest += for_live<4>(connection, "keys", "row, group_id, groups, per_group", at, [](const auto&) {});
     if (digest != newest.digest) {
         throw DamagedStoreError(file, std::nullopt, std::nullopt,
                                 "the rows of commit " + std::to_string(at) + " do not match its checksum");
     }
     std::ranges::sort(shards, {}, &CatalogState::ShardRow::number);
-    std::ranges::sort(groups, {}, &CatalogState::GroupRow::id);
-    std::ranges::sort(experts, {}, &CatalogState::ExpertRow::id);
+    std::ranges::sort(groups, {}, &GroupRun::id);
+    std::ranges::sort(experts, {}, &ExpertRun::id);
 
     const Json layout(connection, document, file);
     check_format(store, layout.select("SELECT ?1 -> '$.format'"));
@@ -264,6 +282,7 @@ CatalogState load(const std::filesystem::path& store, std::string_view attribute
                                 "attributes.mome differs from what the catalogue says");
     }
     const Statement sizes = layout.select("SELECT ?1 ->> '$.key_dim', ?1 ->> '$.rows_per_shard'");
+    check_runs(groups, experts, rows_of(shards, sizes.integer(1), layout), file);
     return {.commit = at,
             .schema = schema_of(layout),
             .key_dim = sizes.integer(0),

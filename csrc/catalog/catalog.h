@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "catalog/runs.h"
 #include "format/layout.h"
 #include "format/record.h"
 
@@ -32,10 +33,6 @@ struct ExpertSchema {
     RecordFormat record_format() const;
 };
 
-// The values are the codes in the catalogue.
-enum class Mode : int64_t { owned = 0, pool = 1 };
-enum class Activation : int64_t { answer = 0, all = 1 };  // from the last prompt token on, or on all tokens
-
 struct CatalogState {
     // A shard file of experts.
     struct ShardRow {
@@ -44,29 +41,20 @@ struct CatalogState {
         int64_t bytes;
         uint32_t index_crc;
     };
-    struct GroupRow {
-        int64_t id;
-        Mode mode;
-        Activation activation;
-    };
-    struct ExpertRow {
-        int64_t id;
-        int64_t row;
-        int64_t group;
-    };
 
     int64_t commit;
     ExpertSchema schema;
     int64_t key_dim;
     int64_t rows_per_shard;
     std::vector<ShardRow> shards;    // numbers ascending
-    std::vector<GroupRow> groups;    // ids ascending
-    std::vector<ExpertRow> experts;  // ids ascending
+    std::vector<GroupRun> groups;    // ids ascending; these runs and the next are checked (check_runs)
+    std::vector<ExpertRun> experts;  // ids ascending
 };
 
 // Reads the store at a folder. Checks the format's version, that the catalogue's rows add up to the digest of its
-// commit (the keys' rows included, which are not returned), and that the root's zarr.json agrees with them. Throws
-// StoreNotFoundError, FormatVersionError, DamagedStoreError or ReadError.
+// commit (the keys' rows included, which are not returned), that the runs fit each other and the shards, and that the
+// root's zarr.json agrees with the catalogue. Throws StoreNotFoundError, FormatVersionError, DamagedStoreError or
+// ReadError.
 CatalogState load_state(const std::filesystem::path& store);
 
 }  // namespace mome

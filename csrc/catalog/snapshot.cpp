@@ -6,13 +6,22 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <numeric>
+#include <iterator>
 #include <optional>
 
 #include "format/errors.h"
 #include "format/shard_index.h"
 
 namespace mome {
+namespace {
+
+// Appends first, first + 1, ...: `count` numbers.
+void append_counted(std::vector<int64_t>& numbers, int64_t first, int64_t count) {
+    for (int64_t i = 0; i < count; ++i)
+        numbers.push_back(first + i);
+}
+
+}  // namespace
 
 Snapshot::Descriptor::Descriptor(const std::filesystem::path& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
     if (fd_ >= 0) return;
@@ -42,27 +51,32 @@ Snapshot Snapshot::open(const std::filesystem::path& store) {
                                     .bytes = row.bytes,
                                     .index_crc = row.index_crc});
     }
-    snapshot.by_group_.resize(state.experts.size());
-    std::iota(snapshot.by_group_.begin(), snapshot.by_group_.end(), size_t{0});
-    std::ranges::stable_sort(snapshot.by_group_, {}, [&](size_t at) { return state.experts[at].group; });
+    snapshot.by_group_ = state.experts;
+    std::ranges::sort(snapshot.by_group_, {}, &ExpertRun::group_id);
     return snapshot;
+}
+
+int64_t Snapshot::experts() const {
+    int64_t total = 0;
+    for (const ExpertRun& run : state_.experts)
+        total += run.experts();
+    return total;
 }
 
 std::vector<int64_t> Snapshot::group_ids() const {
     std::vector<int64_t> ids;
-    for (const CatalogState::GroupRow& group : state_.groups)
-        ids.push_back(group.id);
+    for (const GroupRun& run : state_.groups)
+        append_counted(ids, run.id, run.groups);
     return ids;
 }
 
 Group Snapshot::group(int64_t id) const {
-    const auto at = std::ranges::lower_bound(state_.groups, id, {}, &CatalogState::GroupRow::id);
-    if (at == state_.groups.end() || at->id != id) throw UnknownIdError({id}, "group");
-    Group group{.id = id, .mode = at->mode, .activation = at->activation, .expert_ids = {}};
-    const auto members =
-        std::ranges::equal_range(by_group_, id, {}, [&](size_t place) { return state_.experts[place].group; });
-    for (const size_t place : members)
-        group.expert_ids.push_back(state_.experts[place].id);
+    const auto next = std::ranges::upper_bound(state_.groups, id, {}, &GroupRun::id);
+    const GroupRun* run = next == state_.groups.begin() ? nullptr : &*std::prev(next);
+    if (run == nullptr || id - run->id >= run->groups) throw UnknownIdError({id}, "group");
+    Group group{.id = id, .mode = run->mode, .activation = run->activation, .expert_ids = {}};
+    const ExpertRun& members = *std::prev(std::ranges::upper_bound(by_group_, id, {}, &ExpertRun::group_id));
+    append_counted(group.expert_ids, members.id + (id - members.group_id) * members.per_group, members.per_group);
     return group;
 }
 
@@ -75,10 +89,11 @@ int64_t Snapshot::bytes() const {
 
 std::shared_ptr<const ShardSet> Snapshot::open_shards(Access access, Verify verify, const ShardSet* previous) const {
     std::vector<int64_t> ids, rows, groups;
-    for (const CatalogState::ExpertRow& expert : state_.experts) {
-        ids.push_back(expert.id);
-        rows.push_back(expert.row);
-        groups.push_back(expert.group);
+    for (const ExpertRun& run : state_.experts) {
+        append_counted(ids, run.id, run.experts());
+        append_counted(rows, run.row, run.experts());
+        for (int64_t expert = 0; expert < run.experts(); ++expert)
+            groups.push_back(run.group_id + expert / run.per_group);
     }
     return std::make_shared<ShardSet>(state_.schema.record_format(), state_.rows_per_shard, verify, shards_,
                                       std::move(ids), std::move(rows), std::move(groups), previous, access);

@@ -35,7 +35,7 @@ class Snapshot {
     int64_t key_dim() const { return state_.key_dim; }
     int64_t rows_per_shard() const { return state_.rows_per_shard; }
     const ExpertSchema& schema() const { return state_.schema; }
-    int64_t experts() const { return static_cast<int64_t>(state_.experts.size()); }
+    int64_t experts() const;
     std::vector<int64_t> group_ids() const;  // ascending
 
     // Throws UnknownIdError.
@@ -69,7 +69,7 @@ class Snapshot {
     explicit Snapshot(CatalogState state) : state_(std::move(state)) {}
 
     CatalogState state_;
-    std::vector<size_t> by_group_;  // places in state_.experts, by group and then by id
+    std::vector<ExpertRun> by_group_;  // state_.experts, group ids ascending
     std::vector<Descriptor> files_;
     std::vector<ShardSource> shards_;
 };

@@ -1,10 +1,15 @@
-// How the catalogue's file is read while writers come and go. What is read from a whole store is in tests/embedding,
-// since only Python writes stores.
+// How the catalogue's file is read while writers come and go, and which runs are refused. What is read from a whole
+// store is in tests/embedding, since only Python writes stores.
+#include <algorithm>
 #include <cerrno>
+#include <functional>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
+#include "catalog/runs.h"
 #include "catalog/sqlite_access.h"
 #include "check.h"
 #include "format/errors.h"
@@ -44,6 +49,16 @@ int64_t count(const Connection& connection) {
     rows.step();
     return rows.integer(0);
 }
+
+// Groups 1 to 5, of which 1 to 3 have two experts each and 5 has three; group 4 and its expert 7 are gone.
+struct Runs {
+    std::vector<GroupRun> groups{{.id = 1, .groups = 3, .mode = Mode::owned, .activation = Activation::answer},
+                                 {.id = 5, .groups = 1, .mode = Mode::pool, .activation = Activation::all}};
+    std::vector<ExpertRun> experts{{.row = 0, .id = 1, .group_id = 1, .groups = 3, .per_group = 2},
+                                   {.row = 7, .id = 8, .group_id = 5, .groups = 1, .per_group = 3}};
+
+    void check(int64_t rows = 10) const { check_runs(groups, experts, rows, "catalog.sqlite"); }
+};
 
 }  // namespace
 
@@ -95,6 +110,75 @@ TEST("a value of another type and a statement that fails are damage") {
                  error.file == database.path());
     CHECK_THROWS(DamagedStoreError, read_catalog(database.path(), first("SELECT value FROM nothing")));
     CHECK_THROWS(DamagedStoreError, read_catalog(folder.path() / "none", first("SELECT 1")));
+}
+
+TEST("runs that fit each other pass, in any order and up to the last number that there is") {
+    Runs().check();
+    Runs().check(9);
+    check_runs({}, {}, 0, "catalog.sqlite");
+    Runs reversed;
+    std::ranges::reverse(reversed.groups);
+    std::ranges::reverse(reversed.experts);
+    reversed.check();
+    Runs last;
+    const int64_t most = std::numeric_limits<int64_t>::max();
+    last.groups[1].id = last.experts[1].group_id = most - 1;
+    last.experts[1].row = last.experts[1].id = most - 3;
+    last.check();
+}
+
+TEST("the groups of one run of experts may be in several runs of groups, and the other way round") {
+    Runs runs;
+    runs.groups = {runs.groups[0], runs.groups[0], runs.groups[1]};
+    runs.groups[0].groups = 1;
+    runs.groups[1] = {.id = 2, .groups = 2, .mode = Mode::pool, .activation = Activation::answer};
+    runs.check();
+    runs.experts[0].groups = 2;
+    runs.experts.push_back({.row = 4, .id = 5, .group_id = 3, .groups = 1, .per_group = 2});
+    runs.check();
+}
+
+TEST("runs that no writer makes are damage, whatever their numbers") {
+    const int64_t most = std::numeric_limits<int64_t>::max();
+    const int64_t least = std::numeric_limits<int64_t>::min();
+    const std::vector<std::function<void(Runs&)>> changes{
+        [](Runs& runs) { runs.groups[0].groups = 0; },
+        [](Runs& runs) { runs.groups[0].groups = -1; },
+        [&](Runs& runs) { runs.groups[0].groups = least; },
+        [&](Runs& runs) { runs.groups[1].groups = most; },
+        [](Runs& runs) { runs.groups[0].id = 0; },
+        [&](Runs& runs) { runs.groups[0].id = least; },
+        [&](Runs& runs) { runs.groups[0].id = most; },
+        [](Runs& runs) { runs.groups[0].mode = static_cast<Mode>(2); },
+        [](Runs& runs) { runs.groups[0].activation = static_cast<Activation>(-1); },
+        [](Runs& runs) { runs.groups[0].groups = 2; },
+        [](Runs& runs) { runs.groups[0].groups = 4; },
+        [](Runs& runs) { runs.groups[1].id = 3; },
+        [](Runs& runs) { runs.groups.pop_back(); },
+        [](Runs& runs) { runs.experts.pop_back(); },
+        [](Runs& runs) { runs.experts[0].groups = -3; },
+        [](Runs& runs) { runs.experts[0].per_group = 0; },
+        [](Runs& runs) { runs.experts[0].per_group = -2; },
+        [](Runs& runs) { runs.experts[0].groups = runs.experts[0].per_group = -1; },
+        [&](Runs& runs) { runs.experts[0].groups = runs.experts[0].per_group = least; },
+        [&](Runs& runs) { runs.experts[0].per_group = most; },
+        [](Runs& runs) { runs.experts[0].groups = runs.experts[0].per_group = int64_t{1} << 32; },
+        [](Runs& runs) { runs.experts[0].id = 0; },
+        [](Runs& runs) { runs.experts[0].id = 3; },
+        [&](Runs& runs) { runs.experts[1].id = most - 2; },
+        [](Runs& runs) { runs.experts[0].row = -1; },
+        [](Runs& runs) { runs.experts[1].row = 5; },
+        [&](Runs& runs) { runs.experts[1].row = most - 2; },
+        [](Runs& runs) { runs.experts[1].group_id = 3; },
+        [](Runs& runs) { runs.experts[1].group_id = 4; },
+        [](Runs& runs) { runs.experts[1].per_group = 5; },
+    };
+    for (const auto& change : changes) {
+        Runs runs;
+        change(runs);
+        CHECK_THROWS(DamagedStoreError, runs.check(), error.file == "catalog.sqlite");
+    }
+    CHECK_THROWS(DamagedStoreError, Runs().check(8), error.problem.find("do not fit") != std::string::npos);
 }
 
 int main() {
