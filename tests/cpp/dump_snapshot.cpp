@@ -44,7 +44,7 @@ void follow(const std::string& store) {
     auto snapshot = std::make_unique<mome::Snapshot>(mome::Snapshot::open(store));
     const auto choice = mome::choose_reader("auto", snapshot->first_shard(), snapshot->bytes());
     const auto cache = mome::make_slot_cache(snapshot->open_shards(choice.access), mome::make_device("cpu"),
-                                             choice.make(), {.slots = 32});
+                                             choice.make(), {.slots = 256});
     dump(*snapshot, *cache);
     for (std::string line; std::getline(std::cin, line);) {
         snapshot = std::make_unique<mome::Snapshot>(mome::Snapshot::open(store));

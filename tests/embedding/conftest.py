@@ -1,4 +1,4 @@
-"""The example program of `examples/embed_cpp` and the catalogue's test program, built, and a store to open."""
+"""The example program of `examples/embed_cpp` and dump_snapshot, built; a store to open, and what is found there."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mome_store import ExpertSchema, ExpertStore
+from mome_store.runtime.expert_cache import DTYPE_CODES
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "cpp"  # that of `make test-cpp`: what it has built is not built again
@@ -87,6 +88,23 @@ def make_store(path: Path) -> ExpertStore:
         txn.remove_group(2)
         txn.set_meta("router", {"threshold": 0.5})
     return store
+
+
+def said_by_python(path: Path) -> str:
+    """What dump_snapshot prints, but for the last line."""
+    with ExpertStore.open(path) as store, store.snapshot() as snapshot:
+        schema = snapshot.schema
+        lines = [
+            f"commit {snapshot.commit}, key_dim {snapshot.key_dim}, rows_per_shard {snapshot.rows_per_shard}",
+            f"rank {schema.rank}, dtype {DTYPE_CODES[schema.dtype]}, alpha {schema.alpha:g}, crc {schema.crc}",
+        ]
+        for name, section in schema.sections.items():
+            lines.append(f"module {name} {section.d_in} {section.d_out} {section.a_offset} {section.b_offset}")
+        for group_id in snapshot.group_ids.tolist():
+            group = snapshot.group(group_id)
+            experts = " ".join(map(str, group.expert_ids.tolist()))
+            lines.append(f"group {group_id} {group.mode} {group.activation} {experts}")
+    return "\n".join(lines) + "\n"
 
 
 @pytest.fixture

@@ -11,26 +11,9 @@ import pytest
 
 from mome_store import ExpertSchema, ExpertStore
 from mome_store.runtime.expert_cache import DTYPE_CODES
-from tests.embedding.conftest import SCHEMA, add_group, make_store
+from tests.embedding.conftest import SCHEMA, add_group, make_store, said_by_python
 
 pytestmark = pytest.mark.timeout(900)  # the first test builds the library where `make test-cpp` has not
-
-
-def said_by_python(path: Path) -> str:
-    """What dump_snapshot prints, but for the last line."""
-    with ExpertStore.open(path) as store, store.snapshot() as snapshot:
-        schema = snapshot.schema
-        lines = [
-            f"commit {snapshot.commit}, key_dim {snapshot.key_dim}, rows_per_shard {snapshot.rows_per_shard}",
-            f"rank {schema.rank}, dtype {DTYPE_CODES[schema.dtype]}, alpha {schema.alpha:g}, crc {schema.crc}",
-        ]
-        for name, section in schema.sections.items():
-            lines.append(f"module {name} {section.d_in} {section.d_out} {section.a_offset} {section.b_offset}")
-        for group_id in snapshot.group_ids.tolist():
-            group = snapshot.group(group_id)
-            experts = " ".join(map(str, group.expert_ids.tolist()))
-            lines.append(f"group {group_id} {group.mode} {group.activation} {experts}")
-    return "\n".join(lines) + "\n"
 
 
 @pytest.mark.parametrize("dtype", DTYPE_CODES)
