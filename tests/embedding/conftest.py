@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,12 @@ def said_by_python(path: Path) -> str:
             experts = " ".join(map(str, group.expert_ids.tolist()))
             lines.append(f"group {group_id} {group.mode} {group.activation} {experts}")
     return "\n".join(lines) + "\n"
+
+
+def next_dump(reader: subprocess.Popen[str]) -> str:
+    """What dump_snapshot prints of one commit; what it printed before its end, should it have failed."""
+    assert reader.stdout is not None
+    return "".join(takewhile(lambda line: line != "\n", reader.stdout))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from mome_store import ExpertStore
 from mome_store.store.catalog import load_state
 from mome_store.store.checksum import rows_digest, signed, text_crc
 from mome_store.store.transaction import Transaction
-from tests.embedding.conftest import SCHEMA, make_store, said_by_python
+from tests.embedding.conftest import SCHEMA, make_store, next_dump, said_by_python
 
 pytestmark = pytest.mark.timeout(900)  # the first test builds the library where `make test-cpp` has not
 
@@ -69,21 +69,19 @@ def test_both_readers_find_the_same_after_each_commit_of_a_long_history(built: P
         with subprocess.Popen(
             [program, store.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as reader:
-            assert reader.stdin is not None and reader.stdout is not None
+            assert reader.stdin is not None
             for _ in range(25):
                 with store.snapshot() as snapshot:
                     seen |= set(snapshot.expert_ids.tolist())
                     assert snapshot.group_ids.tolist() == sorted(live)
-                dump = "".join(iter(reader.stdout.readline, "\n"))
-                assert dump == said_by_python(store.path) + f"fetched {len(seen)}\n"
+                assert next_dump(reader) == said_by_python(store.path) + f"fetched {len(seen)}\n"
                 state = load_state(store.path)
                 runs |= {(groups > 1, per_group > 1) for *_, groups, per_group in state.experts.tolist()}
                 with store.transaction() as txn:
                     change(rng, txn, live)
                 reader.stdin.write("\n")
                 reader.stdin.flush()
-            reader.stdin.close()
-            reader.stdout.read()
+            reader.communicate()
     assert runs >= {(True, False), (True, True)}
 
 

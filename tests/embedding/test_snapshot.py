@@ -11,7 +11,7 @@ import pytest
 
 from mome_store import ExpertSchema, ExpertStore
 from mome_store.runtime.expert_cache import DTYPE_CODES
-from tests.embedding.conftest import SCHEMA, add_group, make_store, said_by_python
+from tests.embedding.conftest import SCHEMA, add_group, make_store, next_dump, said_by_python
 
 pytestmark = pytest.mark.timeout(900)  # the first test builds the library where `make test-cpp` has not
 
@@ -40,19 +40,14 @@ def test_a_cache_follows_the_store_and_fetches_only_what_is_new(built: Path, tmp
         make_store(tmp_path / "s") as store,
         subprocess.Popen([program, store.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader,
     ):
-        assert reader.stdin is not None and reader.stdout is not None
-
-        def next_dump() -> str:
-            assert reader.stdout is not None
-            return "".join(iter(reader.stdout.readline, "\n"))
-
-        assert next_dump() == said_by_python(store.path) + "fetched 7\n"
+        assert reader.stdin is not None
+        assert next_dump(reader) == said_by_python(store.path) + "fetched 7\n"
         add_group(store, rng, [SCHEMA.rank, 1])
         with store.transaction() as txn:
             txn.remove_group(4)
         reader.stdin.write("\n")
         reader.stdin.flush()
-        dump = next_dump()
+        dump = next_dump(reader)
         assert dump == said_by_python(store.path) + "fetched 9\n"
         assert re.findall("^group ([0-9]+)", dump, re.MULTILINE) == ["1", "3", "5", "6"]
         reader.stdin.close()
