@@ -26,9 +26,7 @@ class ShardSet:
         rows_per_shard: int,
         check_records: bool,
         shards: Sequence[tuple[int, int, str, int, int]],
-        ids: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        groups: NDArray[np.int64],
+        experts: NDArray[np.int64],
         previous: ShardSet | None = None,
         reader: ReaderChoice | None = None,
     ) -> None: ...

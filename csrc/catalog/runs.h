@@ -6,6 +6,8 @@
 #include <span>
 #include <string>
 
+#include "io/expert_run.h"
+
 namespace mome {
 
 // The values are the codes in the catalogue.
@@ -18,17 +20,6 @@ struct GroupRun {
     int64_t groups;
     Mode mode;
     Activation activation;
-};
-
-// The experts of `groups` groups, `per_group` each: rows from `row`, ids from `id`, groups from `group_id` on.
-struct ExpertRun {
-    int64_t row;
-    int64_t id;
-    int64_t group_id;
-    int64_t groups;
-    int64_t per_group;
-
-    int64_t experts() const { return groups * per_group; }
 };
 
 // Throws DamagedStoreError of `file` unless all numbers of the runs are such as a store can have: every group has its

@@ -88,15 +88,8 @@ int64_t Snapshot::bytes() const {
 }
 
 std::shared_ptr<const ShardSet> Snapshot::open_shards(Access access, Verify verify, const ShardSet* previous) const {
-    std::vector<int64_t> ids, rows, groups;
-    for (const ExpertRun& run : state_.experts) {
-        append_counted(ids, run.id, run.experts());
-        append_counted(rows, run.row, run.experts());
-        for (int64_t expert = 0; expert < run.experts(); ++expert)
-            groups.push_back(run.group_id + expert / run.per_group);
-    }
     return std::make_shared<ShardSet>(state_.schema.record_format(), state_.rows_per_shard, verify, shards_,
-                                      std::move(ids), std::move(rows), std::move(groups), previous, access);
+                                      state_.experts, previous, access);
 }
 
 }  // namespace mome

@@ -71,6 +71,10 @@ void MappedFile::load(int64_t offset, int64_t count) const {
     throw ReadError(path_, offset, reason == EFAULT ? EIO : reason);  // EFAULT: touching it would be a SIGBUS
 }
 
+void MappedFile::forget() const {
+    madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_DONTNEED);
+}
+
 bool MappedFile::resident(int64_t offset, int64_t count) const {
     constexpr size_t kMost = 1024;  // pages asked about at once
     unsigned char present[kMost];

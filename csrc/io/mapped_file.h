@@ -28,6 +28,9 @@ class MappedFile {
     // this, it does nothing.)
     void load(int64_t offset, int64_t count) const;
 
+    // Lets go of the pages that were touched so far; they stay in the page cache.
+    void forget() const;
+
     // True when a range is in the page cache, as far as the kernel tells: it tells only the owner of a file, or who may
     // write it, and says yes to everybody else.
     bool resident(int64_t offset, int64_t count) const;

@@ -17,32 +17,22 @@ Shard::Shard(const ShardSource& source, int64_t rows_per_shard, const RecordForm
       index_(ShardIndex::parse(file_.bytes(), static_cast<size_t>(rows_per_shard),
                                static_cast<size_t>(format.record_bytes), source.index_crc, source.path,
                                source.number * rows_per_shard)),
-      good_rank_(std::make_unique<std::atomic<uint32_t>[]>(static_cast<size_t>(rows_per_shard))) {}
+      good_rank_(std::make_unique<std::atomic<uint32_t>[]>(static_cast<size_t>(rows_per_shard))) {
+    file_.forget();  // the index has been parsed: a million experts' would stay mapped otherwise
+}
 
 Bytes Shard::record(int64_t slot, const RecordFormat& format) const {
     return file_.bytes().subspan(static_cast<size_t>(offset(slot)), static_cast<size_t>(format.record_bytes));
 }
 
 ShardSet::ShardSet(const RecordFormat& format, int64_t rows_per_shard, Verify verify,
-                   std::span<const ShardSource> shards, std::vector<int64_t> ids, std::vector<int64_t> rows,
-                   std::vector<int64_t> groups, const ShardSet* previous, Access access)
-    : format_(format),
-      rows_per_shard_(rows_per_shard),
-      verify_(verify),
-      access_(access),
-      ids_(std::move(ids)),
-      rows_(std::move(rows)),
-      groups_(std::move(groups)) {
+                   std::span<const ShardSource> shards, std::vector<ExpertRun> experts, const ShardSet* previous,
+                   Access access)
+    : format_(format), rows_per_shard_(rows_per_shard), verify_(verify), access_(access) {
     if (rows_per_shard < 1) throw SchemaError("a shard needs at least one row");
     if (format.record_bytes < RecordLayout::kRecordAlignment ||
         format.record_bytes % RecordLayout::kRecordAlignment != 0) {
         throw SchemaError("record_bytes must be a multiple of 4096, not " + std::to_string(format.record_bytes));
-    }
-    if (ids_.size() != rows_.size() || ids_.size() != groups_.size()) {
-        throw SchemaError("there must be one row and one group for each expert id");
-    }
-    if (!std::ranges::is_sorted(ids_, std::less_equal<>{})) {
-        throw SchemaError("expert ids must be strictly ascending");
     }
     const bool reuse = previous != nullptr && previous->rows_per_shard_ == rows_per_shard &&
                        previous->format_.schema_crc == format.schema_crc && previous->verify_ == verify &&
@@ -55,15 +45,21 @@ ShardSet::ShardSet(const RecordFormat& format, int64_t rows_per_shard, Verify ve
         shards_.push_back(std::move(known));
     }
     std::ranges::sort(shards_, {}, [](const auto& shard) { return shard->number(); });
-    for (size_t i = 0; i < ids_.size(); ++i) {
-        if (rows_[i] < 0) throw SchemaError("expert rows must not be negative");
-        const auto [shard, slot] = place(rows_[i]);
-        if (shard == nullptr) {
-            throw DamagedStoreError("experts/c/" + std::to_string(rows_[i] / rows_per_shard) + "/0", rows_[i], ids_[i],
-                                    "the catalogue names no such shard");
-        }
-        if (!shard->holds(slot)) {
-            throw DamagedStoreError(shard->file().path(), rows_[i], ids_[i], "the shard's index has no such record");
+    int64_t rows = rows_per_shard;
+    for (const auto& shard : shards_)
+        rows = std::max(rows, (shard->number() + 1) * rows_per_shard);
+    experts_ = ExpertRuns(std::move(experts), rows);
+    for (const ExpertRun& run : experts_.runs()) {
+        for (int64_t i = 0; i < run.experts(); ++i) {
+            const int64_t row = run.row + i;
+            const auto [shard, slot] = place(row);
+            if (shard == nullptr) {
+                throw DamagedStoreError("experts/c/" + std::to_string(row / rows_per_shard) + "/0", row, run.id + i,
+                                        "the catalogue names no such shard");
+            }
+            if (!shard->holds(slot)) {
+                throw DamagedStoreError(shard->file().path(), row, run.id + i, "the shard's index has no such record");
+            }
         }
     }
 }
@@ -94,34 +90,23 @@ std::vector<int64_t> ShardSet::find(std::span<const int64_t> ids) const {
     return positions;
 }
 
-int64_t ShardSet::position_of(int64_t id) const {
-    if (ids_.empty() || id < ids_.front()) return -1;
-    // Ids are given out in sequence: where none was removed, an id is as far from the first as its position.
-    const auto guess = static_cast<size_t>(id - ids_.front());
-    if (guess < ids_.size() && ids_[guess] == id) return static_cast<int64_t>(guess);
-    const auto at = std::ranges::lower_bound(ids_, id);
-    return at != ids_.end() && *at == id ? at - ids_.begin() : -1;
-}
-
 ShardSet::Location ShardSet::locate(int64_t position) const {
-    const int64_t row = rows_[static_cast<size_t>(position)];
+    const int64_t row = experts_.at(position).row;
     const auto [shard, slot] = place(row);
     return {.shard = shard, .offset = shard->offset(slot), .row = row};
 }
 
 int64_t ShardSet::check(int64_t position, Bytes record) const {
-    const int64_t id = ids_[static_cast<size_t>(position)];
-    auto [rank, problem] = check_record(record, format_, id, group(position), verify_ == Verify::record);
+    const auto [id, row, group] = experts_.at(position);
+    auto [rank, problem] = check_record(record, format_, id, group, verify_ == Verify::record);
     if (!problem.empty()) {
-        const Location at = locate(position);
-        throw DamagedStoreError(at.shard->file().path(), at.row, id, std::move(problem));
+        throw DamagedStoreError(locate(position).shard->file().path(), row, id, std::move(problem));
     }
     return rank;
 }
 
 ExpertRef ShardSet::expert(int64_t position) const {
-    const int64_t row = rows_[static_cast<size_t>(position)];
-    const auto [shard, slot] = place(row);
+    const auto [shard, slot] = place(experts_.at(position).row);
     const Bytes record = shard->record(slot, format_);
     std::atomic<uint32_t>& good_rank = shard->good_rank(slot);
     if (const uint32_t rank = good_rank.load(std::memory_order_acquire); rank != 0) {
@@ -136,7 +121,7 @@ ExpertRef ShardSet::expert(int64_t position) const {
 int64_t ShardSet::advise(std::span<const int64_t> positions) const {
     int64_t advised = 0;
     for (const int64_t position : positions) {
-        const auto [shard, slot] = place(rows_[static_cast<size_t>(position)]);
+        const auto [shard, slot] = place(experts_.at(position).row);
         if (shard->good_rank(slot).load(std::memory_order_relaxed) != 0) continue;
         shard->file().advise(shard->offset(slot), format_.record_bytes);
         ++advised;

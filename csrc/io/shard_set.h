@@ -11,6 +11,7 @@
 
 #include "format/record.h"
 #include "format/shard_index.h"
+#include "io/expert_run.h"
 #include "io/mapped_file.h"
 #include "io/read_file.h"
 
@@ -65,15 +66,14 @@ struct ExpertRef {
 
 class ShardSet {
   public:
-    // `ids` ascending; `rows[i]` and `groups[i]` are the row and the group of `ids[i]`. Shards that `previous` already
-    // maps are taken over with what is known about their records. Throws DamagedStoreError, ReadError or SchemaError.
+    // `experts`: by id, ascending. Shards that `previous` already maps are taken over with what is known about their
+    // records. Throws DamagedStoreError, ReadError or SchemaError.
     ShardSet(const RecordFormat& format, int64_t rows_per_shard, Verify verify, std::span<const ShardSource> shards,
-             std::vector<int64_t> ids, std::vector<int64_t> rows, std::vector<int64_t> groups,
-             const ShardSet* previous = nullptr, Access access = Access::mapped);
+             std::vector<ExpertRun> experts, const ShardSet* previous = nullptr, Access access = Access::mapped);
 
     // Positions of the ids in this set, for the calls below. Throws UnknownIdError that names every unknown one.
     std::vector<int64_t> find(std::span<const int64_t> ids) const;
-    int64_t position_of(int64_t id) const;  // -1: unknown
+    int64_t position_of(int64_t id) const { return experts_.position_of(id); }  // -1: unknown
 
     // The record at a position, checked as `Verify` says. Safe from any number of threads; no lock.
     ExpertRef expert(int64_t position) const;
@@ -97,8 +97,8 @@ class ShardSet {
     Verify verify() const { return verify_; }
     Access access() const { return access_; }
     std::span<const std::shared_ptr<const Shard>> shard_list() const { return shards_; }
-    int64_t group(int64_t position) const { return groups_[static_cast<size_t>(position)]; }
-    int64_t experts() const { return static_cast<int64_t>(ids_.size()); }
+    int64_t group(int64_t position) const { return experts_.at(position).group; }
+    int64_t experts() const { return experts_.count(); }
     int64_t shards() const { return static_cast<int64_t>(shards_.size()); }
     int64_t bytes_mapped() const;
 
@@ -115,9 +115,7 @@ class ShardSet {
     Verify verify_;
     Access access_;
     std::vector<std::shared_ptr<const Shard>> shards_;  // by number
-    std::vector<int64_t> ids_;
-    std::vector<int64_t> rows_;
-    std::vector<int64_t> groups_;
+    ExpertRuns experts_;
 };
 
 }  // namespace mome

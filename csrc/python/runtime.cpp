@@ -31,11 +31,6 @@ std::span<const T> view(const Vector<T>& array) {
     return {array.data(), static_cast<size_t>(array.size())};
 }
 
-template <class T>
-std::vector<T> copy(const Vector<T>& array) {
-    return {array.data(), array.data() + array.size()};
-}
-
 using SourceTuple = std::tuple<int64_t, int, std::string, int64_t, uint32_t>;  // the fields of ShardSource, in order
 
 Verify verify_named(bool check_records) {
@@ -49,8 +44,7 @@ ShardSource source_of(const SourceTuple& fields) {
 
 std::shared_ptr<ShardSet> open_shards(const RecordLayout& layout, uint32_t schema_crc, int64_t rows_per_shard,
                                       bool check_records, const std::vector<SourceTuple>& shards,
-                                      const Vector<int64_t>& ids, const Vector<int64_t>& rows,
-                                      const Vector<int64_t>& groups, const std::shared_ptr<ShardSet>& previous,
+                                      const Vector<int64_t>& experts, const std::shared_ptr<ShardSet>& previous,
                                       const ReaderChoice* reader) {
     std::vector<ShardSource> sources;
     for (const SourceTuple& shard : shards)
@@ -59,13 +53,15 @@ std::shared_ptr<ShardSet> open_shards(const RecordLayout& layout, uint32_t schem
                               .payload_bytes = layout.payload_bytes,
                               .rank = layout.rank,
                               .schema_crc = schema_crc};
-    auto id_list = copy(ids);
-    auto row_list = copy(rows);
-    auto group_list = copy(groups);
+    if (experts.ndim() != 2 || experts.shape(1) != 5) throw SchemaError("runs of experts are int64 [n, 5]");
+    std::vector<ExpertRun> runs;
+    for (py::ssize_t i = 0; i < experts.shape(0); ++i) {
+        const int64_t* run = experts.data(i, 0);
+        runs.push_back({.row = run[0], .id = run[1], .group_id = run[2], .groups = run[3], .per_group = run[4]});
+    }
     const py::gil_scoped_release release;
-    return std::make_shared<ShardSet>(format, rows_per_shard, verify_named(check_records), sources, std::move(id_list),
-                                      std::move(row_list), std::move(group_list), previous.get(),
-                                      reader == nullptr ? Access::mapped : reader->access);
+    return std::make_shared<ShardSet>(format, rows_per_shard, verify_named(check_records), sources, std::move(runs),
+                                      previous.get(), reader == nullptr ? Access::mapped : reader->access);
 }
 
 ReaderChoice choose(const std::string& wanted, const std::vector<SourceTuple>& shards) {
@@ -153,8 +149,8 @@ void bind_runtime(py::module_& module) {
 
     py::class_<ShardSet, std::shared_ptr<ShardSet>>(module, "ShardSet", "The mapped experts of one snapshot.")
         .def(py::init(&open_shards), py::arg("layout"), py::arg("schema_crc"), py::arg("rows_per_shard"),
-             py::arg("check_records"), py::arg("shards"), py::arg("ids"), py::arg("rows"), py::arg("groups"),
-             py::arg("previous") = nullptr, py::arg("reader") = nullptr);
+             py::arg("check_records"), py::arg("shards"), py::arg("experts"), py::arg("previous") = nullptr,
+             py::arg("reader") = nullptr);
 
     py::class_<Lease, std::shared_ptr<Lease>>(module, "Lease", "The experts of one route, pinned.")
         .def_property_readonly("ready", &Lease::ready)

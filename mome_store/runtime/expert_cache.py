@@ -206,9 +206,7 @@ class ExpertCache:
             rows_per_shard=snapshot.rows_per_shard,
             check_records=self._verify == "record",
             shards=_sources(snapshot),
-            ids=snapshot.expert_ids,
-            rows=snapshot.expert_rows,
-            groups=snapshot.expert_groups,
+            experts=snapshot.expert_runs,
             previous=previous,
             reader=self._reader,
         )

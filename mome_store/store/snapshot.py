@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,9 +44,9 @@ class Snapshot:
     """What a store holds as of one commit; `ExpertStore.snapshot` makes it. Close it to give its files back.
 
     commit, time_us: the commit's number and when it was (microseconds since 1970).
-    expert_ids, expert_rows, expert_groups: int64 [n], of the live experts, ids ascending.
-    group_ids: int64 [g], of the live groups, ascending.
-    key_rows: int64 [m], array rows of the live keys, ascending.
+    expert_runs: int64 [r, 5], the live experts as runs (ExpertRun), ids ascending.
+
+    The arrays that name each expert, group or key are made when they are first asked for, and kept.
     """
 
     def __init__(self, directory: Path, state: CatalogState) -> None:
@@ -59,12 +60,10 @@ class Snapshot:
         self.base_model = layout.base_model
         self.encoder = layout.encoder
         self._meta = state.meta
-        by_id = state.experts[np.argsort(state.experts[:, 1])]
-        self.expert_rows, self.expert_ids, self.expert_groups = map(_frozen, expert_columns(by_id))
-        self._expert_runs = state.experts[np.argsort(state.experts[:, 2])]  # by group
-        ids, self._modes, self._activations, memory_ids = group_columns(state.groups)
-        self.group_ids, self._memory_ids = _frozen(ids), _frozen(memory_ids)
-        self.key_rows, self._key_groups = map(_frozen, key_columns(state.keys))
+        self.expert_runs = _frozen(state.experts[np.argsort(state.experts[:, 1])])
+        self._runs_by_group = state.experts[np.argsort(state.experts[:, 2])]
+        self._group_runs = state.groups
+        self._key_runs = state.keys
         self._closed = False
         self._shards: dict[tuple[ArrayName, int], Shard] = {}
         with ExitStack() as opened:
@@ -86,6 +85,31 @@ class Snapshot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @cached_property
+    def expert_ids(self) -> NDArray[np.int64]:
+        """int64 [n]: ids of the live experts, ascending."""
+        return _frozen(expert_columns(self.expert_runs)[1])
+
+    @cached_property
+    def expert_rows(self) -> NDArray[np.int64]:
+        """int64 [n]: their rows in the experts' array."""
+        return _frozen(expert_columns(self.expert_runs)[0])
+
+    @cached_property
+    def expert_groups(self) -> NDArray[np.int64]:
+        """int64 [n]: their groups."""
+        return _frozen(expert_columns(self.expert_runs)[2])
+
+    @property
+    def group_ids(self) -> NDArray[np.int64]:
+        """int64 [g]: ids of the live groups, ascending."""
+        return self._groups[0]
+
+    @cached_property
+    def key_rows(self) -> NDArray[np.int64]:
+        """int64 [m]: rows of the live keys in the keys' array, ascending."""
+        return _frozen(key_columns(self._key_runs)[0])
 
     @property
     def shards(self) -> tuple[ShardInfo, ...]:
@@ -116,14 +140,16 @@ class Snapshot:
         at = int(np.searchsorted(self.group_ids, group_id))
         if at == len(self.group_ids) or self.group_ids[at] != group_id:
             raise UnknownIdError("group", [group_id])
-        run = ExpertRun(*self._expert_runs[np.searchsorted(self._expert_runs[:, 2], group_id, "right") - 1].tolist())
+        run = ExpertRun(
+            *self._runs_by_group[np.searchsorted(self._runs_by_group[:, 2], group_id, "right") - 1].tolist()
+        )
         first = run.part(group_id - run.group_id, 1).id
-        memory_id = self._memory_ids[at : at + 1]
+        memory_id = self._groups[3][at : at + 1]
         memory = next(load_memories(self.path, memory_id)) if memory_id[0] else None
         return Group(
             id=group_id,
-            mode=MODES[self._modes[at]],
-            activation=ACTIVATIONS[self._activations[at]],
+            mode=MODES[self._groups[1][at]],
+            activation=ACTIVATIONS[self._groups[2][at]],
             expert_ids=_frozen(np.arange(first, first + run.per_group)),
             memory=memory,
         )
@@ -138,7 +164,7 @@ class Snapshot:
         if not known.all():
             raise UnknownIdError("expert", sorted(set(expert_ids[~known].tolist())))
         groups = np.searchsorted(self.group_ids, self.expert_groups[at])
-        return np.asarray(self._activations[groups] == ACTIVATIONS.index(activation))
+        return np.asarray(self._groups[2][groups] == ACTIVATIONS.index(activation))
 
     def keys(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The live keys float32 [m, key_dim] and their groups int64 [m], in row order; their checksum is checked."""
@@ -151,17 +177,23 @@ class Snapshot:
                     rows = np.frombuffer(shard.read_content(), "<f4").reshape(-1, self.key_dim)
                     offsets = shard.offsets()[self.key_rows[first:last] - info.first_row]
                     keys[first:last] = rows[offsets // (4 * self.key_dim)]
-        return keys, self._key_groups
+        return keys, _frozen(key_columns(self._key_runs)[1])
 
     def memories(self) -> Iterator[tuple[int, Memory]]:
         """(group id, memory) of every live group that has one, ids ascending."""
-        having = self._memory_ids != 0
-        yield from zip(self.group_ids[having].tolist(), load_memories(self.path, self._memory_ids[having]), strict=True)
+        having = self._groups[3] != 0
+        yield from zip(self.group_ids[having].tolist(), load_memories(self.path, self._groups[3][having]), strict=True)
 
     def _open_shards(self) -> dict[tuple[ArrayName, int], Shard]:
         if self._closed:
             raise ClosedError(f"{self.path}: the snapshot of commit {self.commit} is closed")
         return self._shards
+
+    @cached_property
+    def _groups(self) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
+        """Of each live group, ids ascending: its id, mode, activation and memory."""
+        ids, modes, activations, memory_ids = group_columns(self._group_runs)
+        return _frozen(ids), modes, activations, _frozen(memory_ids)
 
     def _expert_index(self, expert_id: int) -> int:
         at = int(np.searchsorted(self.expert_ids, expert_id))

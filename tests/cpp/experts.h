@@ -38,10 +38,9 @@ class Experts {
         std::vector<ShardSource> sources;
         for (const auto& file : files_)
             sources.push_back(file->source());
-        auto rows = ids;
-        std::vector<int64_t> groups(ids.size(), 1);
-        return std::make_shared<ShardSet>(kFormat, kRowsPerShard, Verify::record, sources, std::move(ids),
-                                          std::move(rows), std::move(groups), nullptr, access);
+        const std::vector<int64_t> groups(ids.size(), 1);
+        return std::make_shared<ShardSet>(kFormat, kRowsPerShard, Verify::record, sources, runs_of(ids, ids, groups),
+                                          nullptr, access);
     }
 
     ShardSource source(size_t shard) const { return files_[shard]->source(); }

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <limits>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -28,12 +29,12 @@ ShardImage shard_of(std::initializer_list<size_t> slots) {
     return make_shard(records, kSlots);
 }
 
-std::shared_ptr<ShardSet> open_set(const ShardFile& file, std::vector<int64_t> ids, std::vector<int64_t> rows,
-                                   Verify verify = Verify::record, const ShardSet* previous = nullptr) {
+std::shared_ptr<ShardSet> open_set(const ShardFile& file, const std::vector<int64_t>& ids,
+                                   const std::vector<int64_t>& rows, Verify verify = Verify::record,
+                                   const ShardSet* previous = nullptr) {
     const std::vector<ShardSource> sources{file.source()};
-    std::vector<int64_t> groups(ids.size(), 100);
-    return std::make_shared<ShardSet>(kFormat, kSlots, verify, sources, std::move(ids), std::move(rows),
-                                      std::move(groups), previous);
+    const std::vector<int64_t> groups(ids.size(), 100);
+    return std::make_shared<ShardSet>(kFormat, kSlots, verify, sources, runs_of(ids, rows, groups), previous);
 }
 
 std::vector<int64_t> find(const ShardSet& set, std::vector<int64_t> ids) {
@@ -100,7 +101,9 @@ TEST("a closed descriptor is a read error") {
     ShardSource source = file.source();
     source.fd = -1;
     const std::vector<ShardSource> sources{source};
-    CHECK_THROWS(ReadError, ShardSet(kFormat, kSlots, Verify::record, sources, {10}, {0}, {100}),
+    CHECK_THROWS(ReadError,
+                 ShardSet(kFormat, kSlots, Verify::record, sources,
+                          {{.row = 0, .id = 10, .group_id = 100, .groups = 1, .per_group = 1}}),
                  error.error_number == EBADF);
 }
 
@@ -113,7 +116,37 @@ TEST("ids out of order, rows without ids and odd record sizes are refused") {
     CHECK_THROWS(SchemaError, open_set(file, {10}, {-1}));
     const std::vector<ShardSource> sources{file.source()};
     CHECK_THROWS(SchemaError, ShardSet({.record_bytes = 100, .payload_bytes = 8, .rank = 1, .schema_crc = 0}, kSlots,
-                                       Verify::record, sources, {}, {}, {}));
+                                       Verify::record, sources, {}));
+}
+
+TEST("runs say what their experts say one by one") {
+    const std::vector<int64_t> ids{3, 4, 5, 9, 10, 11, 12, 13}, rows{0, 1, 2, 3, 4, 7, 8, 20},
+        groups{1, 2, 3, 7, 7, 7, 8, 9};
+    const ExpertRuns runs(runs_of(ids, rows, groups), 100);
+    CHECK(runs.count() == 8 && runs.runs().size() == 4);
+    for (size_t i = 0; i < ids.size(); ++i) {
+        const auto position = static_cast<int64_t>(i);
+        CHECK(runs.position_of(ids[i]) == position);
+        CHECK(runs.at(position).id == ids[i] && runs.at(position).row == rows[i] &&
+              runs.at(position).group == groups[i]);
+    }
+    for (const int64_t unknown : {-1, 0, 2, 6, 8, 14})
+        CHECK(runs.position_of(unknown) == -1);
+    CHECK(ExpertRuns({}, 0).position_of(0) == -1);
+}
+
+TEST("runs that can't be are refused before anything is counted out") {
+    const ExpertRun good{.row = 0, .id = 10, .group_id = 1, .groups = 3, .per_group = 2};
+    auto refused = [](std::vector<ExpertRun> runs) { CHECK_THROWS(SchemaError, ExpertRuns(std::move(runs), 8)); };
+    for (const auto& [groups, per_group] :
+         {std::pair<int64_t, int64_t>{0, 1}, {1, 0}, {-1, 2}, {3, 3}, {int64_t{1} << 40, int64_t{1} << 40}}) {
+        ExpertRun run = good;
+        run.groups = groups;
+        run.per_group = per_group;
+        refused({run});
+    }
+    refused({good, {.row = 6, .id = 15, .group_id = 4, .groups = 1, .per_group = 1}});  // expert 15 is in both
+    refused({{.row = 0, .id = std::numeric_limits<int64_t>::max() - 1, .group_id = 1, .groups = 2, .per_group = 1}});
 }
 
 TEST("a later snapshot takes mapped shards over with what is known of their records") {

@@ -68,8 +68,8 @@ TEST("leases are counted while they live, also when making one fails") {
     const ShardFile file(folder, 0, image);
     const std::vector<ShardSource> sources{file.source()};
     const std::vector<int64_t> ids{0, 1, 2};
-    const auto cache = make_mapped_cache(
-        std::make_shared<ShardSet>(kFormat, 8, Verify::record, sources, ids, ids, std::vector<int64_t>{1, 1, 1}));
+    const auto cache = make_mapped_cache(std::make_shared<ShardSet>(kFormat, 8, Verify::record, sources,
+                                                                    runs_of(ids, ids, std::vector<int64_t>{1, 1, 1})));
     {
         const auto lease = cache->acquire(TestRoute({0}).view());
         CHECK(cache->statistics().leases_live == 1);

@@ -225,9 +225,9 @@ TEST("a damaged record is named, and the others of the same read are not harmed"
     const ShardFile file(folder, 0, image);
     const std::vector<ShardSource> sources{file.source()};
     const std::vector<int64_t> ids{0, 1, 2, 3};
-    const auto cache = open_cache(
-        std::make_shared<ShardSet>(kFormat, 8, Verify::record, sources, ids, ids, std::vector<int64_t>{1, 1, 1, 1}),
-        make_mmap_reader(1));
+    const auto cache = open_cache(std::make_shared<ShardSet>(kFormat, 8, Verify::record, sources,
+                                                             runs_of(ids, ids, std::vector<int64_t>{1, 1, 1, 1})),
+                                  make_mmap_reader(1));
     CHECK_THROWS(DamagedStoreError, cache->acquire(TestRoute({1, 2, 3}).view()),
                  error.expert_id == 2 && error.row == 2);
     const auto lease = cache->acquire(TestRoute({1, 3}).view());
@@ -290,9 +290,10 @@ TEST("a snapshot whose records are of another kind is refused") {
     RecordFormat other = kFormat;
     other.schema_crc = 78;
     const std::vector<ShardSource> sources{experts.source(0)};
-    CHECK_THROWS(SchemaError, cache->refresh(std::make_shared<ShardSet>(
-                                  other, kRowsPerShard, Verify::record, sources, std::vector<int64_t>{0},
-                                  std::vector<int64_t>{0}, std::vector<int64_t>{1})));
+    CHECK_THROWS(SchemaError,
+                 cache->refresh(std::make_shared<ShardSet>(
+                     other, kRowsPerShard, Verify::record, sources,
+                     std::vector<ExpertRun>{{.row = 0, .id = 0, .group_id = 1, .groups = 1, .per_group = 1}})));
 }
 
 TEST("a cache may go while reads are in flight, and a lease keeps its slots when the cache is gone") {

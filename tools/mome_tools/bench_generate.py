@@ -7,7 +7,7 @@
   its records, in generation (where the prompt is computed meanwhile) and with nothing to do meanwhile, beside the time
   that the bytes take at the rate that fio finds.
 * Size: a process of its own serves a hot set of 512 experts with a fixed budget out of stores of growing size: its peak
-  memory and its speed.
+  memory with 256 MiB of slots, and its speed with as many slots as the smallest store has experts.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ WARM_UP = 2000  # batches of the workload before that
 QUESTION = "Tell me something about the airport in the middle of the island, and about the road that leads there."
 PROBE_RECORD_BYTES = 4096
 PROBE_RUNS = 3
+PROBE_BUDGET = 256 << 20
 SPEED_BAR, STALL_BAR, FLAT_BAR = 0.9, 1.2, 1.05
 
 
@@ -110,26 +111,24 @@ def _stall_figures(memory: MemoryModel) -> list[Figure]:
         for route in queries[half:]:
             cache.acquire(route).release()
         alone = float(cache.stats()["stall_seconds"] or 0) / (len(queries) - half)
-    names = {
-        "stall per query when every expert misses, in generation": in_generation,
-        "the same with nothing to compute meanwhile": alone,
-    }
+    name = "stall per query when every expert misses, in generation"
+    idle = "the same with nothing to compute meanwhile"
     if not fio_path():
-        return [Figure(name, 1e3 * stall, "ms", peer="fio is not installed") for name, stall in names.items()]
+        return [Figure(each, 1e3 * stall, "ms") for each, stall in ((name, in_generation), (idle, alone))]
     shard = next(shard for shard in memory.snapshot.shards if shard.array == "experts")
     transfer = K * record_bytes / random_read_rate(shard.path, record_bytes, K, 3.0)
+    peer: dict[str, Any] = {"peer": f"the bytes of {K} records at fio's rate", "peer_value": 1e3 * transfer}
     return [
         Figure(
             name,
-            1e3 * stall,
+            1e3 * in_generation,
             "ms",
-            peer=f"the bytes of {K} records at fio's rate",
-            peer_value=1e3 * transfer,
-            ratio=transfer / stall if stall else None,
+            ratio=transfer / in_generation,
             bar=f"<= {1e3 * STALL_BAR * transfer:.3g} ms",
-            ok=stall <= STALL_BAR * transfer,
-        )
-        for name, stall in names.items()
+            ok=in_generation <= STALL_BAR * transfer,
+            **peer,
+        ),
+        Figure(idle, 1e3 * alone, "ms", ratio=transfer / alone, **peer),
     ]
 
 
@@ -138,11 +137,11 @@ def _size_figures(sizes: list[int], folder: Path, on_progress: Progress) -> list
     for done, size in enumerate(sizes):
         on_progress(f"a store of {size:,} experts", done, len(sizes))
         make_random_store(folder / str(size), schema_of_records(PROBE_RECORD_BYTES), size)
+    peak = {size: _probe(folder / str(size), PROBE_BUDGET)["peak_bytes"] for size in sizes}
     for _ in range(PROBE_RUNS):
         for size in sizes:  # in turn
-            probes.setdefault(size, []).append(_probe(folder / str(size)))
-    peak = {size: min(run["peak_bytes"] for run in runs) for size, runs in probes.items()}
-    speed = {size: max(run["batches_per_second"] for run in runs) for size, runs in probes.items()}
+            probes.setdefault(size, []).append(_probe(folder / str(size), min(sizes) * PROBE_RECORD_BYTES))
+    speed = {size: statistics.median(run["batches_per_second"] for run in runs) for size, runs in probes.items()}
     least, *others = sizes
     figures = []
     for size in others:
@@ -169,10 +168,9 @@ def _size_figures(sizes: list[int], folder: Path, on_progress: Progress) -> list
     return figures
 
 
-def _probe(store: Path) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, "-m", "mome_tools.size_probe", store], capture_output=True, text=True, check=True
-    )
+def _probe(store: Path, budget: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "mome_tools.size_probe", str(store), str(budget)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout)
     return result
 

@@ -1,6 +1,6 @@
 """Serves a hot set out of a store with a fixed budget and tells, as JSON, its peak memory and its speed.
 
-    python -m mome_tools.size_probe STORE
+    python -m mome_tools.size_probe STORE BUDGET
 
 A process of its own, so that the peak is of this alone: torch, the catalogue's arrays, the slots and the kernels. There
 is no router in it, whose index grows with the store by its nature.
@@ -19,7 +19,6 @@ import torch
 from mome_store import ExpertCache, ExpertStore, Route
 from mome_store.runtime.apply import apply_module
 
-BUDGET = "256MiB"
 HOT = 512
 K = 32
 BATCHES = 4000
@@ -33,7 +32,7 @@ def main() -> None:
         hot = random.choice(snapshot.expert_ids, min(HOT, len(snapshot.expert_ids)), replace=False)
         x, y = torch.randn(1, d_in), torch.zeros(1, d_out)
         row = torch.zeros(1, dtype=torch.int32)
-        with ExpertCache(snapshot, capacity=BUDGET) as cache, torch.inference_mode():
+        with ExpertCache(snapshot, capacity=sys.argv[2]) as cache, torch.inference_mode():
 
             def serve(ids: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
                 weights = np.full(len(ids), 1 / len(ids), np.float32)
