@@ -80,9 +80,10 @@ void validate(const ApplyArguments& a) {
     require(a.threads >= 1, "threads must be at least 1");
 }
 
-// Bytes of weights times rows from which a call is shared among threads: some 20 us of one thread's work, where waking
-// another one takes about 5.
-constexpr int64_t kSharedBytes = 256 << 10;
+// Bytes of weights times rows from which a call is shared among threads: some 80 us of one thread's work. Waking
+// another one takes 5 us only where its core is idle, and in a model it seldom is: torch's own threads spin for a while
+// after each product, and a worker that waits for its core is waited for.
+constexpr int64_t kSharedBytes = 1024 << 10;
 
 // How the work is cut. A thread that is late costs one task; a task's first weights are not fetched ahead.
 constexpr int64_t kTasksPerThread = 4;
