@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "format/errors.h"
+#include "io/iovecs.h"
 #include "io/shard_set.h"
 #include "shard_file.h"
 
@@ -198,6 +199,28 @@ TEST("threads that use a record for the first time together all see it good") {
         for (auto& thread : threads)
             thread.join();
         CHECK(wrong == 0);
+    }
+}
+
+TEST("a read that comes back short goes on where it stopped, across buffers") {
+    Buffer first(3), second(5), third(2);
+    const std::vector<std::span<std::byte>> parts{first, second, third};
+    for (const std::vector<size_t>& pieces : {std::vector<size_t>{10}, {1, 2, 7}, {4, 4, 2}, {3, 5, 2}, {9, 1}}) {
+        Iovecs left(parts);
+        size_t done = 0;
+        for (const size_t piece : pieces) {
+            CHECK(!left.empty() && left.done() == done);
+            size_t rest = 0;
+            for (int i = 0; i < left.count(); ++i)
+                rest += left.data()[i].iov_len;
+            CHECK(rest == 10 - done);
+            const auto* at = static_cast<std::byte*>(left.data()->iov_base);
+            const Buffer& in = done < 3 ? first : done < 8 ? second : third;
+            CHECK(at == in.data() + (done < 3 ? done : done < 8 ? done - 3 : done - 8));
+            left.advance(piece);
+            done += piece;
+        }
+        CHECK(left.empty() && left.done() == 10);
     }
 }
 

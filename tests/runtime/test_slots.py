@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -256,6 +258,21 @@ for reader in ("io_uring", "auto"):
 """
     done = subprocess.run([sys.executable, "-c", program, store_path], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no memory file system to write to")
+@pytest.mark.parametrize("reader", READERS)
+def test_a_store_in_a_memory_file_system_is_served(pristine_store: Path, reader: str) -> None:
+    """tmpfs has no O_DIRECT on some kernels: then there is a warning, and the bytes are right all the same."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        path = shutil.copytree(pristine_store, Path(folder, "store"))
+        with (
+            ExpertStore.open(path).snapshot() as snapshot,
+            ExpertCache(snapshot, capacity=slots(2), reader=reader) as cache,
+        ):
+            assert all(holds(snapshot, cache, [expert]) for expert in snapshot.expert_ids.tolist())
+            assert "O_DIRECT" in cache.reader or reader != "io_uring" or caught
 
 
 def test_prometheus_text_is_what_a_scraper_parses(store_path: Path) -> None:
