@@ -81,6 +81,19 @@ def test_facts_go_in_answers_come_out_and_what_is_forgotten_is_gone(mome: Mome, 
     assert mome("ask", heldout, "--store", store, "--json").json["memory"] is None
 
 
+def test_a_small_cache_changes_no_answer_and_its_trace_can_be_replayed(
+    mome: Mome, trained: Trained, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.jsonl"
+    everything = ("eval", trained.everything, "--store", trained.store, "--json")
+    assert mome(*everything, "--cache", "64KiB", "--trace", trace).json == mome(*everything).json
+    replayed = mome("replay", trace, "--slots", "2,64", "--json").json
+    assert replayed["requests"] > 6
+    assert {result["slots"] for result in replayed["results"]} == {2, 64}
+    refused = mome(*everything, "--cache", "1KiB")
+    assert refused.code == 1 and "slots" in refused.err
+
+
 def test_a_prompt_answers_line_by_line_until_an_empty_line(
     mome: Mome, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mome_tools.commands.stores import StoreOption
+from mome_tools.commands.stores import CacheOption, StoreOption, TraceOption
 from mome_tools.output import JsonOption, note, print_json, print_text
 
 if TYPE_CHECKING:
@@ -19,11 +19,12 @@ def ask(
     store: StoreOption,
     question: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="Without one: a prompt.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 128,
+    cache: CacheOption = None,
+    trace: TraceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Answer from the store, or as the base model alone where the store holds nothing on it."""
-    memory = _open(store)
-    with memory:
+    with _open(store, cache, trace) as memory:
         if question is not None:
             _answer(memory, question, max_new_tokens, json)
             return
@@ -34,10 +35,10 @@ def ask(
             _answer(memory, line, max_new_tokens, json)
 
 
-def _open(store: Path) -> MemoryModel:
+def _open(store: Path, cache: str | None, trace: Path | None) -> MemoryModel:
     from mome_store.modeling import MemoryModel
 
-    return MemoryModel.from_pretrained(store=store)
+    return MemoryModel.from_pretrained(store=store, cache=cache, trace=trace)
 
 
 def _next_question(terminal: bool) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mome_tools.commands.stores import StoreOption
+from mome_tools.commands.stores import CacheOption, StoreOption, TraceOption
 from mome_tools.output import JsonOption, print_fields, print_json, progress_bar
 
 
@@ -18,6 +18,8 @@ def evaluate(
         Path | None,
         typer.Option("--sqlite", metavar="DB", help="The answers are SQL: run them, and compare what they give."),
     ] = None,
+    cache: CacheOption = None,
+    trace: TraceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Share of facts answered exactly, wordings sent to the right memory, and unknowns for which the gate opened."""
@@ -38,7 +40,7 @@ def evaluate(
         def show(done: int, total: int) -> None:
             progress.update(task, description="asking", completed=done, total=total)
 
-        with MemoryModel.from_pretrained(store=store) as memory:
+        with MemoryModel.from_pretrained(store=store, cache=cache, trace=trace) as memory:
             recall = measure_recall(memory, facts, on_progress=show)
     result: dict[str, Any] = recall.to_json()
     if checker is not None:

@@ -13,6 +13,15 @@ from mome_tools.output import JsonOption, bytes_text, print_fields, print_json, 
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The store.")]
 StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", help="The store.")]
+CacheOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cache", metavar="BYTES", help="Room for experts, such as 512MiB; without it they are used in place."
+    ),
+]
+TraceOption = Annotated[
+    Path | None, typer.Option("--trace", metavar="FILE", help="Record which experts are used, for `mome replay`.")
+]
 
 
 def inspect(store: StoreArgument, json: JsonOption = False) -> None:
