@@ -76,11 +76,12 @@ def test_a_small_call_starts_no_threads() -> None:
     script = """
 import os
 from tests.kernels.problem import make_problem
-problem = make_problem(0, rows=1, d_in=1536, d_out=576, ranks=(4, 4), experts_per_sequence=(1,))
-before = len(os.listdir("/proc/self/task"))
-problem.apply(threads=4)
+small = make_problem(0, rows=1, d_in=1536, d_out=576, ranks=(4, 4), experts_per_sequence=(1,))
+large = make_problem(0, rows=1, d_in=1536, d_out=576, ranks=(32, 32), experts_per_sequence=(32,))
+before = len(os.listdir("/proc/self/task"))  # torch has begun its own by now
+small.apply(threads=4)
 assert len(os.listdir("/proc/self/task")) == before
-make_problem(0, rows=1, d_in=1536, d_out=576, ranks=(32, 32), experts_per_sequence=(32,)).apply(threads=4)
+large.apply(threads=4)
 assert len(os.listdir("/proc/self/task")) == before + 3
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
