@@ -1,4 +1,5 @@
 // Leases over records where they lie in the mapping of their shard.
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <utility>
