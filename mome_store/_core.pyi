@@ -79,6 +79,30 @@ class ExpertCache:
 
 def replay(policy: str, slots: int, indptr: NDArray[np.int64], ids: NDArray[np.int64]) -> dict[str, int]: ...
 def policy_names() -> list[str]: ...
+
+class RoutedRows:
+    def __init__(
+        self,
+        row_index: torch.Tensor,
+        row_sequence: torch.Tensor,
+        expert_indptr: torch.Tensor,
+        expert_base: torch.Tensor,
+        expert_rank: torch.Tensor,
+        expert_weight: torch.Tensor,
+    ) -> None: ...
+    def apply(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        a_offset: int,
+        b_offset: int,
+        alpha: float,
+        weight_dtype: int,
+        accumulate: bool = False,
+        threads: int = 1,
+        isa: str | None = None,
+    ) -> None: ...
+
 def apply_experts(
     y: torch.Tensor,
     x: torch.Tensor,

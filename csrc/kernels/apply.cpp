@@ -11,10 +11,8 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <iterator>
 #include <memory>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -29,53 +27,21 @@ void require(bool holds, const char* what) {
     if (!holds) throw SchemaError(what);
 }
 
-void require_in_range(std::span<const int32_t> values, int64_t limit, const char* name) {
-    for (const int32_t value : values) {
-        if (value < 0 || value >= limit) {
-            throw SchemaError(std::string(name) + " " + std::to_string(value) + " is not in 0.." +
-                              std::to_string(limit - 1));
-        }
-    }
-}
-
-// A row that is listed twice would be read before its first update is written.
-void require_distinct(std::span<const int32_t> rows, int64_t limit) {
-    if (std::ranges::is_sorted(rows, std::less_equal<>{})) return;
-    std::vector<bool> seen(static_cast<size_t>(limit));
-    for (const int32_t row : rows) {
-        if (seen[static_cast<size_t>(row)]) {
-            throw SchemaError("row_index lists row " + std::to_string(row) + " twice");
-        }
-        seen[static_cast<size_t>(row)] = true;
-    }
-}
-
 void validate(const ApplyArguments& a) {
     require(a.x.rows == a.y.rows, "x and y must have the same number of rows");
     require(a.x.columns > 0 && a.x.columns % 8 == 0, "d_in, the last dimension of x, must be a positive multiple of 8");
     require(a.y.columns > 0 && a.y.columns % 8 == 0,
             "d_out, the last dimension of y, must be a positive multiple of 8");
     require(a.y.rows <= 1 || std::abs(a.y.stride) >= a.y.columns, "the rows of y overlap");
-    require(a.row_index.size() == a.row_sequence.size(), "row_index and row_sequence must have the same length");
-    require(a.expert_base.size() == a.expert_rank.size() && a.expert_base.size() == a.expert_weight.size(),
-            "expert_base, expert_rank and expert_weight must have the same length");
-    require(!a.expert_indptr.empty() && a.expert_indptr.front() == 0 &&
-                a.expert_indptr.back() == static_cast<int64_t>(a.expert_base.size()) &&
-                std::ranges::is_sorted(a.expert_indptr),
-            "expert_indptr must ascend from 0 to the number of entries");
-    require_in_range(a.row_index, a.y.rows, "row_index");
-    require_in_range(a.row_sequence, static_cast<int64_t>(a.expert_indptr.size()) - 1, "row_sequence");
-    require_distinct(a.row_index, a.y.rows);
+    if (a.rows.last_row() >= a.y.rows) {
+        throw SchemaError("row_index " + std::to_string(a.rows.last_row()) + " is not in 0.." +
+                          std::to_string(a.y.rows - 1));
+    }
     require(a.a_offset >= 0 && a.a_offset % RecordLayout::kSectionAlignment == 0 &&
                 a.b_offset % RecordLayout::kSectionAlignment == 0,
             "a_offset and b_offset must be multiples of 256");
-    const int64_t row_bytes = a.x.columns * bytes_of(a.weight_dtype);
-    for (size_t e = 0; e < a.expert_base.size(); ++e) {
-        require(a.expert_base[e] != 0, "expert_base holds a null address");
-        require(a.expert_rank[e] >= 1, "expert_rank must be at least 1");
-        require(a.expert_rank[e] * row_bytes <= a.b_offset - a.a_offset,
-                "A does not fit between a_offset and b_offset");
-    }
+    require(a.rows.highest_rank() * a.x.columns * bytes_of(a.weight_dtype) <= a.b_offset - a.a_offset,
+            "A does not fit between a_offset and b_offset");
     require(!a.accumulate || a.y.dtype == DType::float32, "y must be float32 to accumulate");
     require(a.threads >= 1, "threads must be at least 1");
 }
@@ -103,13 +69,9 @@ constexpr int64_t round_up(int64_t value, int64_t step) {
     return ceil_div(value, step) * step;
 }
 
-// Consecutive listed rows of one sequence, which has experts.
-struct Run {
-    size_t first;  // in row_index
-    int64_t rows;
-    size_t entry;   // its first in expert_base
-    int64_t ranks;  // of all its experts
-    int64_t tiles;
+// A run of the routed rows, or some of its rows, as a wave does it.
+struct Run : RoutedRows::Run {
+    int64_t tiles = 0;
     int64_t t_offset = 0;                        // of its t [rows, ranks] in the scratch
     int64_t shrink_tasks = 0, expand_tasks = 0;  // its own and those of all runs before it
 };
@@ -117,22 +79,23 @@ struct Run {
 // Goes through the ranks of a run in order and gives the addresses of their rows of A, or of B.
 class RankCursor {
   public:
-    RankCursor(const ApplyArguments& arguments, size_t entry, int64_t rank, int64_t offset, int64_t row_bytes)
-        : arguments_(arguments), entry_(entry), rank_(rank), offset_(offset), row_bytes_(row_bytes) {
-        for (; rank_ >= arguments.expert_rank[entry_]; ++entry_)
-            rank_ -= arguments.expert_rank[entry_];
+    RankCursor(const RoutedRows::Tables& tables, float alpha, size_t entry, int64_t rank, int64_t offset,
+               int64_t row_bytes)
+        : tables_(tables), alpha_(alpha), entry_(entry), rank_(rank), offset_(offset), row_bytes_(row_bytes) {
+        for (; rank_ >= tables.expert_rank[entry_]; ++entry_)
+            rank_ -= tables.expert_rank[entry_];
     }
 
     // The next `count` ranks; scale may be null.
     void take(int64_t count, const std::byte** address, float* scale) {
         while (count > 0) {
-            const int32_t ranks = arguments_.expert_rank[entry_];
+            const int32_t ranks = tables_.expert_rank[entry_];
             const int64_t n = std::min(count, ranks - rank_);
-            const std::byte* row = reinterpret_cast<const std::byte*>(arguments_.expert_base[entry_]) + offset_;
+            const std::byte* row = reinterpret_cast<const std::byte*>(tables_.expert_base[entry_]) + offset_;
             for (int64_t i = 0; i < n; ++i)
                 *address++ = row + (rank_ + i) * row_bytes_;
             if (scale != nullptr) {
-                const float value = arguments_.expert_weight[entry_] * (arguments_.alpha / static_cast<float>(ranks));
+                const float value = tables_.expert_weight[entry_] * (alpha_ / static_cast<float>(ranks));
                 scale = std::fill_n(scale, n, value);
             }
             count -= n;
@@ -145,7 +108,8 @@ class RankCursor {
     }
 
   private:
-    const ApplyArguments& arguments_;
+    const RoutedRows::Tables& tables_;
+    float alpha_;
     size_t entry_;
     int64_t rank_;  // within the entry
     int64_t offset_;
@@ -170,7 +134,8 @@ struct BlockOfRanks {
 // Runs whose t fits the scratch, and their tasks.
 class Wave {
   public:
-    Wave(const ApplyArguments& arguments, const Kernels& kernels) : a_(arguments), kernels_(kernels) {}
+    Wave(const ApplyArguments& arguments, const Kernels& kernels)
+        : a_(arguments), tables_(arguments.rows.tables()), kernels_(kernels) {}
 
     // Adds the run, or as many of its rows as there is room for; gives their number.
     int64_t add(Run run) {
@@ -248,14 +213,15 @@ class Wave {
         ShrinkBlock block{};
         block.rows = place.rows;
         for (int64_t q = 0; q < place.rows; ++q)
-            block.x[q] = row_of(a_.x, a_.row_index[place.first_row + static_cast<size_t>(q)]);
+            block.x[q] = row_of(a_.x, tables_.row_index[place.first_row + static_cast<size_t>(q)]);
         block.x_dtype = a_.x.dtype;
         block.weight_dtype = a_.weight_dtype;
         block.d_in = a_.x.columns;
         block.t_stride = place.run.ranks;
         int64_t rank = place.block * ranks_;
         const int64_t end = std::min(rank + ranks_, place.run.ranks);
-        RankCursor cursor(a_, place.run.entry, rank, a_.a_offset, a_.x.columns * bytes_of(a_.weight_dtype));
+        RankCursor cursor(tables_, a_.alpha, place.run.entry, rank, a_.a_offset,
+                          a_.x.columns * bytes_of(a_.weight_dtype));
         BlockOfRanks ranks;
         for (; rank < end; rank += ranks.count) {
             ranks.take(cursor, end - rank, true);
@@ -275,8 +241,8 @@ class Wave {
         OutputBlock output{};
         output.rows = place.rows;
         for (int64_t q = 0; q < place.rows; ++q) {
-            output.y[q] =
-                row_of(a_.y, a_.row_index[place.first_row + static_cast<size_t>(q)]) + column * bytes_of(a_.y.dtype);
+            output.y[q] = row_of(a_.y, tables_.row_index[place.first_row + static_cast<size_t>(q)]) +
+                          column * bytes_of(a_.y.dtype);
         }
         output.y_dtype = a_.y.dtype;
         output.columns = columns;
@@ -297,7 +263,8 @@ class Wave {
         block.t_stride = place.run.ranks;
         block.delta = delta;
         const int64_t value_bytes = bytes_of(a_.weight_dtype);
-        RankCursor cursor(a_, place.run.entry, 0, a_.b_offset + column * value_bytes, a_.y.columns * value_bytes);
+        RankCursor cursor(tables_, a_.alpha, place.run.entry, 0, a_.b_offset + column * value_bytes,
+                          a_.y.columns * value_bytes);
         BlockOfRanks ranks;
         for (int64_t rank = 0; rank < place.run.ranks; rank += ranks.count) {
             ranks.take(cursor, place.run.ranks - rank, false);
@@ -312,6 +279,7 @@ class Wave {
     }
 
     const ApplyArguments& a_;
+    const RoutedRows::Tables& tables_;
     const Kernels kernels_;
     std::vector<Run> runs_;
     int64_t t_values_ = 0;
@@ -324,23 +292,13 @@ class Wave {
 void apply_experts(const ApplyArguments& a, Isa isa) {
     validate(a);
     Wave wave(a, kernels_of(isa));
-    const size_t m = a.row_index.size();
-    for (size_t i = 0; i < m;) {
-        const auto sequence = static_cast<size_t>(a.row_sequence[i]);
-        size_t end = i + 1;
-        while (end < m && a.row_sequence[end] == a.row_sequence[i])
-            ++end;
-        const auto entry = static_cast<size_t>(a.expert_indptr[sequence]);
-        const auto entries = static_cast<size_t>(a.expert_indptr[sequence + 1]) - entry;
-        const auto ranks = a.expert_rank.subspan(entry, entries);
-        const int64_t sum = std::accumulate(ranks.begin(), ranks.end(), int64_t{0});
-        while (i < end && sum > 0) {
-            const int64_t added =
-                wave.add({.first = i, .rows = static_cast<int64_t>(end - i), .entry = entry, .ranks = sum, .tiles = 0});
+    for (RoutedRows::Run left : a.rows.runs()) {
+        while (left.rows > 0) {
+            const int64_t added = wave.add({left});
             if (added == 0) wave.apply();
-            i += static_cast<size_t>(added);
+            left.first += static_cast<size_t>(added);
+            left.rows -= added;
         }
-        i = end;
     }
     wave.apply();
 }

@@ -15,10 +15,10 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "format/layout.h"
 #include "kernels/isa.h"
+#include "kernels/routed_rows.h"
 
 namespace mome {
 
@@ -32,16 +32,11 @@ struct Matrix {
 };
 
 struct ApplyArguments {
-    Matrix y;                                // [n, d_out]
-    Matrix x;                                // [n, d_in]
-    std::span<const int32_t> row_index;      // [m] no row twice
-    std::span<const int32_t> row_sequence;   // [m]
-    std::span<const int32_t> expert_indptr;  // [sequences + 1]
-    std::span<const int64_t> expert_base;    // [entries]
-    std::span<const int32_t> expert_rank;    // [entries]
-    std::span<const float> expert_weight;    // [entries]
-    int64_t a_offset;                        // bytes
-    int64_t b_offset;                        // bytes
+    Matrix y;                // [n, d_out]
+    Matrix x;                // [n, d_in]
+    const RoutedRows& rows;  // which of the n
+    int64_t a_offset;        // bytes
+    int64_t b_offset;        // bytes
     float alpha;
     DType weight_dtype;
     bool accumulate = false;

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "format/errors.h"
@@ -28,17 +29,52 @@ DType dtype_with_code(int code) {
     return static_cast<DType>(code);
 }
 
-void apply(py::handle y, py::handle x, py::handle row_index, py::handle row_sequence, py::handle expert_indptr,
-           py::handle expert_base, py::handle expert_rank, py::handle expert_weight, int64_t a_offset, int64_t b_offset,
-           float alpha, int weight_dtype, bool accumulate, int threads, const std::optional<std::string>& isa) {
+RoutedRows::Tables tables_of(py::handle row_index, py::handle row_sequence, py::handle expert_indptr,
+                             py::handle expert_base, py::handle expert_rank, py::handle expert_weight) {
+    return {.row_index = vector<int32_t>(row_index, "row_index"),
+            .row_sequence = vector<int32_t>(row_sequence, "row_sequence"),
+            .expert_indptr = vector<int32_t>(expert_indptr, "expert_indptr"),
+            .expert_base = vector<int64_t>(expert_base, "expert_base"),
+            .expert_rank = vector<int32_t>(expert_rank, "expert_rank"),
+            .expert_weight = vector<float>(expert_weight, "expert_weight")};
+}
+
+// Routed rows of its own: what Python does to the tensors that they were made from can't reach them. It holds on to
+// the tensor of addresses, for that one may keep a lease.
+class OwnedRows {
+  public:
+    OwnedRows(py::handle row_index, py::handle row_sequence, py::handle expert_indptr, py::object expert_base,
+              py::handle expert_rank, py::handle expert_weight)
+        : OwnedRows(tables_of(row_index, row_sequence, expert_indptr, expert_base, expert_rank, expert_weight)) {
+        owner_ = std::move(expert_base);
+    }
+    OwnedRows(const OwnedRows&) = delete;
+    OwnedRows& operator=(const OwnedRows&) = delete;
+
+    const RoutedRows& rows() const { return rows_; }
+
+  private:
+    explicit OwnedRows(const RoutedRows::Tables& t)
+        : row_index_(t.row_index.begin(), t.row_index.end()),
+          row_sequence_(t.row_sequence.begin(), t.row_sequence.end()),
+          indptr_(t.expert_indptr.begin(), t.expert_indptr.end()),
+          base_(t.expert_base.begin(), t.expert_base.end()),
+          rank_(t.expert_rank.begin(), t.expert_rank.end()),
+          weight_(t.expert_weight.begin(), t.expert_weight.end()) {}
+
+    std::vector<int32_t> row_index_, row_sequence_, indptr_;
+    std::vector<int64_t> base_;
+    std::vector<int32_t> rank_;
+    std::vector<float> weight_;
+    RoutedRows rows_{{row_index_, row_sequence_, indptr_, base_, rank_, weight_}};
+    py::object owner_;
+};
+
+void apply(const RoutedRows& rows, py::handle y, py::handle x, int64_t a_offset, int64_t b_offset, float alpha,
+           int weight_dtype, bool accumulate, int threads, const std::optional<std::string>& isa) {
     const ApplyArguments arguments{.y = matrix(y, "y"),
                                    .x = matrix(x, "x"),
-                                   .row_index = vector<int32_t>(row_index, "row_index"),
-                                   .row_sequence = vector<int32_t>(row_sequence, "row_sequence"),
-                                   .expert_indptr = vector<int32_t>(expert_indptr, "expert_indptr"),
-                                   .expert_base = vector<int64_t>(expert_base, "expert_base"),
-                                   .expert_rank = vector<int32_t>(expert_rank, "expert_rank"),
-                                   .expert_weight = vector<float>(expert_weight, "expert_weight"),
+                                   .rows = rows,
                                    .a_offset = a_offset,
                                    .b_offset = b_offset,
                                    .alpha = alpha,
@@ -50,6 +86,14 @@ void apply(py::handle y, py::handle x, py::handle row_index, py::handle row_sequ
     apply_experts(arguments, chosen);
 }
 
+void apply_tables(py::handle y, py::handle x, py::handle row_index, py::handle row_sequence, py::handle expert_indptr,
+                  py::handle expert_base, py::handle expert_rank, py::handle expert_weight, int64_t a_offset,
+                  int64_t b_offset, float alpha, int weight_dtype, bool accumulate, int threads,
+                  const std::optional<std::string>& isa) {
+    const RoutedRows rows(tables_of(row_index, row_sequence, expert_indptr, expert_base, expert_rank, expert_weight));
+    apply(rows, y, x, a_offset, b_offset, alpha, weight_dtype, accumulate, threads, isa);
+}
+
 double bandwidth(py::handle memory, int threads) {
     const std::span<const float> values = vector<float>(memory, "memory");
     const py::gil_scoped_release release;
@@ -59,10 +103,25 @@ double bandwidth(py::handle memory, int threads) {
 }  // namespace
 
 void bind_kernels(py::module_& module) {
-    module.def("apply_experts", &apply, py::arg("y"), py::arg("x"), py::arg("row_index"), py::arg("row_sequence"),
-               py::arg("expert_indptr"), py::arg("expert_base"), py::arg("expert_rank"), py::arg("expert_weight"),
-               py::arg("a_offset"), py::arg("b_offset"), py::arg("alpha"), py::arg("weight_dtype"),
-               py::arg("accumulate") = false, py::arg("threads") = 1, py::arg("isa") = py::none(),
+    py::class_<OwnedRows>(module, "RoutedRows",
+                          "Which rows of a batch get which experts, checked once; see csrc/kernels/routed_rows.h.")
+        .def(py::init<py::handle, py::handle, py::handle, py::object, py::handle, py::handle>(), py::arg("row_index"),
+             py::arg("row_sequence"), py::arg("expert_indptr"), py::arg("expert_base"), py::arg("expert_rank"),
+             py::arg("expert_weight"))
+        .def(
+            "apply",
+            [](const OwnedRows& owned, py::handle y, py::handle x, int64_t a_offset, int64_t b_offset, float alpha,
+               int weight_dtype, bool accumulate, int threads, const std::optional<std::string>& isa) {
+                apply(owned.rows(), y, x, a_offset, b_offset, alpha, weight_dtype, accumulate, threads, isa);
+            },
+            py::arg("y"), py::arg("x"), py::arg("a_offset"), py::arg("b_offset"), py::arg("alpha"),
+            py::arg("weight_dtype"), py::arg("accumulate") = false, py::arg("threads") = 1, py::arg("isa") = py::none(),
+            "y[row_index] += routed experts of x[row_index]; see csrc/kernels/apply.h.");
+    module.def("apply_experts", &apply_tables, py::arg("y"), py::arg("x"), py::arg("row_index"),
+               py::arg("row_sequence"), py::arg("expert_indptr"), py::arg("expert_base"), py::arg("expert_rank"),
+               py::arg("expert_weight"), py::arg("a_offset"), py::arg("b_offset"), py::arg("alpha"),
+               py::arg("weight_dtype"), py::arg("accumulate") = false, py::arg("threads") = 1,
+               py::arg("isa") = py::none(),
                "y[row_index] += routed experts of x[row_index]; see csrc/kernels/apply.h.");
     module.def("available_isas", [] {
         std::vector<std::string> found;

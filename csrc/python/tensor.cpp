@@ -3,7 +3,6 @@
 
 #include <pybind11/gil_safe_call_once.h>
 
-#include <array>
 #include <string>
 
 #include "format/errors.h"
@@ -51,16 +50,8 @@ int64_t integer(py::handle value) {
     return result;
 }
 
-// The first N elements of a tuple of ints whose length is N.
-template <size_t N>
-std::array<int64_t, N> integers(const py::object& tuple, const char* name) {
-    if (PyTuple_Size(tuple.ptr()) != static_cast<py::ssize_t>(N)) {
-        throw wrong(name, "a tensor of " + std::to_string(N) + " dimension(s)", tuple);
-    }
-    std::array<int64_t, N> values;
-    for (size_t i = 0; i < N; ++i)
-        values[i] = integer(PyTuple_GET_ITEM(tuple.ptr(), static_cast<py::ssize_t>(i)));
-    return values;
+int64_t item(const py::object& tuple, py::ssize_t i) {
+    return integer(PyTuple_GET_ITEM(tuple.ptr(), i));
 }
 
 std::byte* address(py::handle tensor, const char* name) {
@@ -99,10 +90,23 @@ Matrix matrix(py::handle tensor, const char* name) {
     } else {
         throw wrong(name, "bfloat16, float16 or float32", dtype);
     }
-    const auto [rows, columns] = integers<2>(attribute(tensor, names().shape), name);
-    const auto [row_stride, column_stride] = integers<2>(call(tensor, names().stride), name);
-    if (column_stride != 1 && columns > 1) {
+    const py::object shape = attribute(tensor, names().shape), stride = call(tensor, names().stride);
+    const py::ssize_t last = PyTuple_Size(shape.ptr()) - 1;
+    if (last < 1) throw wrong(name, "a tensor of two or more dimensions", shape);
+    const int64_t columns = item(shape, last);
+    if (item(stride, last) != 1 && columns > 1) {
         throw SchemaError(std::string(name) + " must be contiguous in its last dimension");
+    }
+    int64_t rows = 1, row_stride = columns;
+    for (py::ssize_t i = last - 1; i >= 0; --i) {
+        const int64_t size = item(shape, i), distance = item(stride, i);
+        if (size == 1) continue;
+        if (rows == 1) {
+            row_stride = distance;
+        } else if (distance != rows * row_stride) {
+            throw SchemaError(std::string(name) + " must have all its rows at one distance from each other");
+        }
+        rows *= size;
     }
     return {.data = address(tensor, name), .dtype = code, .rows = rows, .columns = columns, .stride = row_stride};
 }
@@ -111,8 +115,9 @@ template <class T>
 std::span<const T> vector(py::handle tensor, const char* name) {
     const py::object dtype = attribute(tensor, names().dtype);
     if (!dtype.is(dtype_of<T>())) throw wrong(name, py::str(dtype_of<T>()).cast<std::string>(), dtype);
-    const auto [count] = integers<1>(attribute(tensor, names().shape), name);
-    const auto [stride] = integers<1>(call(tensor, names().stride), name);
+    const py::object shape = attribute(tensor, names().shape);
+    if (PyTuple_Size(shape.ptr()) != 1) throw wrong(name, "a tensor of one dimension", shape);
+    const int64_t count = item(shape, 0), stride = item(call(tensor, names().stride), 0);
     if (stride != 1 && count > 1) throw SchemaError(std::string(name) + " must be contiguous");
     return {reinterpret_cast<const T*>(address(tensor, name)), static_cast<size_t>(count)};
 }

@@ -10,8 +10,8 @@
 
 namespace mome::python {
 
-// The tensor's rows; SchemaError unless it is a cpu tensor [n, d] of bf16, fp16 or fp32 whose last dimension is
-// contiguous.
+// The tensor's rows, over all its leading dimensions; SchemaError unless it is a cpu tensor [..., d] of bf16, fp16 or
+// fp32 with two dimensions or more, the last one contiguous, and one distance from row to row.
 Matrix matrix(pybind11::handle tensor, const char* name);
 
 // The tensor's elements; SchemaError unless it is a contiguous one-dimensional cpu tensor of T.

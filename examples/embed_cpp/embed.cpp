@@ -89,14 +89,15 @@ void embed(const std::string& store, int64_t budget, const std::string& module, 
         value = static_cast<float>(random() >> 8) * 0x1p-23F - 1;  // uniform in [-1, 1), the same everywhere
     std::vector<float> y(static_cast<size_t>(kRows * section.shape.d_out), 0.0F);
     const std::vector<int32_t> row_index{0, 1, 2, 3}, row_sequence{0, 0, 1, 1};
+    const mome::RoutedRows rows({.row_index = row_index,
+                                 .row_sequence = row_sequence,
+                                 .expert_indptr = lease->indptr,
+                                 .expert_base = lease->base,
+                                 .expert_rank = lease->rank,
+                                 .expert_weight = lease->weight});
     mome::apply_experts({.y = matrix(y, section.shape.d_out),
                          .x = matrix(x, section.shape.d_in),
-                         .row_index = row_index,
-                         .row_sequence = row_sequence,
-                         .expert_indptr = lease->indptr,
-                         .expert_base = lease->base,
-                         .expert_rank = lease->rank,
-                         .expert_weight = lease->weight,
+                         .rows = rows,
                          .a_offset = section.a_offset,
                          .b_offset = section.b_offset,
                          .alpha = static_cast<float>(schema.alpha),

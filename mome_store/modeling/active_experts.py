@@ -11,7 +11,7 @@ import torch
 
 from mome_store.errors import CapacityError, SchemaError
 from mome_store.routing import Route
-from mome_store.runtime.apply import ExpertTables, apply_module
+from mome_store.runtime.apply import RoutedRows, tables_of
 
 if TYPE_CHECKING:
     from mome_store.runtime import ExpertCache, Lease
@@ -67,7 +67,7 @@ class ActiveExperts:
             if not len(part.row_index):
                 continue
             if part.waves is None:
-                apply_module(self._schema, module, y, x, part.row_index, part.row_sequence, part.experts())
+                part.routed_rows().apply(self._schema, module, y, x)
             else:
                 self._add_in_waves(part, part.waves, module, x, y)
         return y
@@ -80,14 +80,11 @@ class ActiveExperts:
             with self._cache.acquire(wave) as lease:
                 if following is not None:
                     self._cache.prefetch(following)
-                self._accumulate(lease, part, module, x, delta)
-        rows = part.row_index.long()
-        flat[rows] = (flat[rows].float() + delta[rows]).to(y.dtype)
-
-    def _accumulate(self, lease: Lease, part: _Part, module: str, x: torch.Tensor, delta: torch.Tensor) -> None:
-        """A function of its own, so that no tensor over the lease outlives it: that would keep its slots."""
-        tables = _tables(lease)
-        apply_module(self._schema, module, delta, x, part.row_index, part.row_sequence, tables, accumulate=True)
+                rows = RoutedRows(part.row_index, part.row_sequence, tables_of(lease))
+                rows.apply(self._schema, module, delta, x, accumulate=True)
+                del rows  # it would keep the lease's slots
+        changed = part.row_index.long()
+        flat[changed] = (flat[changed].float() + delta[changed]).to(y.dtype)
 
     def close(self) -> None:
         for part in self._parts:
@@ -116,22 +113,23 @@ class _Part:
     waves: list[Route] | None = None
     row_index: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
     row_sequence: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
-    _tables: ExpertTables | None = None
+    _routed_rows: RoutedRows | None = None
     _selected: tuple[int, int] | None = None  # the (tokens, first row) that the rows were made for
 
-    def experts(self) -> ExpertTables:
-        """The lease as the kernels take it; waits for records that are not there yet."""
-        if self._tables is None:
+    def routed_rows(self) -> RoutedRows:
+        """The rows with their experts; waits for records that are not there yet."""
+        if self._routed_rows is None:
             if self.lease is None:
                 raise SchemaError("the experts of this part come in waves")
-            self._tables = _tables(self.lease)
-        return self._tables
+            self._routed_rows = RoutedRows(self.row_index, self.row_sequence, tables_of(self.lease))
+        return self._routed_rows
 
     def select_rows(self, tokens: int, past: int) -> None:
         start = min(max(self.first - past, 0), tokens)
         if self._selected == (tokens, start):
             return  # the same rows as in the pass before: every decode step after the first
         self._selected = (tokens, start)
+        self._routed_rows = None
         routed = torch.tensor([i for i, ids in enumerate(self.route.expert_ids) if len(ids)])
         positions = torch.arange(start, tokens)
         self.row_index = (routed[:, None] * tokens + positions).flatten().to(torch.int32)
@@ -173,14 +171,6 @@ def split_in_waves(route: Route, most: int) -> list[Route]:
         )
         for part in parts
     ]
-
-
-def _tables(lease: Lease) -> ExpertTables:
-    indptr, base, rank, weight = (
-        torch.from_numpy(array)
-        for array in (lease.expert_indptr, lease.expert_base, lease.expert_rank, lease.expert_weight)
-    )
-    return indptr, base, rank, weight
 
 
 def _restricted(route: Route, snapshot: Snapshot, activation: str) -> Route:

@@ -17,6 +17,7 @@ import torch
 from mome_store import _core
 from mome_store.errors import SchemaError
 from mome_store.runtime.expert_cache import DTYPE_CODES
+from mome_store.runtime.lease import Lease
 from mome_store.store import ExpertSchema
 
 _SCHEMA = (
@@ -43,8 +44,9 @@ def apply_experts(
 ) -> None:
     """Adds the routed experts of `x` to `y`, in place; the formula heads this file. Not differentiable.
 
-    y             [n, d_out]       bf16, fp16 or fp32; rows may be strided, the last dimension is contiguous
-    x             [n, d_in]        likewise; its dtype need not be that of y. d_in and d_out are multiples of 8
+    y             [..., d_out]     bf16, fp16 or fp32; n rows over all leading dimensions, each contiguous, all at one
+                                   distance from each other
+    x             [..., d_in]      likewise, as many rows, in any of the dtypes. d_in and d_out are multiples of 8
     row_index     int32 [m]        rows of x and y, none twice
     row_sequence  int32 [m]        the sequence each of those rows belongs to
     expert_indptr int32 [s + 1], expert_base int64 [e], expert_rank int32 [e], expert_weight float32 [e]: a lease's
@@ -58,9 +60,9 @@ def apply_experts(
     Raises `SchemaError` when a shape, dtype, device, index or offset does not fit; y is then untouched.
     """
     arguments = (y, x, row_index, row_sequence, expert_indptr, expert_base, expert_rank, expert_weight)
-    if torch.compiler.is_compiling() or type(y) is not torch.Tensor:  # traced or fake tensors need the operator itself
+    if _needs_operator(y):
         torch.ops.mome.apply_experts(*arguments, a_offset, b_offset, alpha, weight_dtype, accumulate)
-    else:  # the dispatcher would double the cost of a call
+    else:
         _apply(*arguments, a_offset, b_offset, alpha, weight_dtype, accumulate)
 
 
@@ -68,34 +70,52 @@ ExpertTables = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 """expert_indptr, expert_base, expert_rank and expert_weight of `apply_experts`."""
 
 
-def apply_module(
-    schema: ExpertSchema,
-    module: str,
-    y: torch.Tensor,
-    x: torch.Tensor,
-    row_index: torch.Tensor,
-    row_sequence: torch.Tensor,
-    experts: ExpertTables,
-    *,
-    accumulate: bool = False,
-) -> None:
-    """`apply_experts` for one module of a schema.
+def tables_of(lease: Lease) -> ExpertTables:
+    """The lease as the kernels take it; waits for records that are still on their way.
 
-    y [..., d_out], contiguous, is changed in place; x [..., d_in]. row_index counts rows over all leading dimensions.
+    As long as one of these tensors lives, the lease's records stay where they are, even when it was released.
     """
-    section = schema.sections[module]
-    apply_experts(
-        y.view(-1, section.d_out),
-        x.reshape(-1, section.d_in),
-        row_index,
-        row_sequence,
-        *experts,
-        section.a_offset,
-        section.b_offset,
-        schema.alpha,
-        DTYPE_CODES[schema.dtype],
-        accumulate,
+    indptr, base, rank, weight = (
+        torch.from_numpy(array)
+        for array in (lease.expert_indptr, lease.expert_base, lease.expert_rank, lease.expert_weight)
     )
+    return indptr, base, rank, weight
+
+
+class RoutedRows:
+    """Which rows of a batch get which experts: checked once, then applied by every adapted layer and every step.
+
+    Takes the tensors of `apply_experts` with the same names and copies them; but it keeps `expert_base` alive, and with
+    it the lease that `tables_of` took it from. Raises `SchemaError` when they don't fit each other.
+    """
+
+    def __init__(self, row_index: torch.Tensor, row_sequence: torch.Tensor, experts: ExpertTables) -> None:
+        self._tensors = (row_index, row_sequence, *experts)
+        self._core = _core.RoutedRows(*self._tensors)
+
+    def apply(
+        self, schema: ExpertSchema, module: str, y: torch.Tensor, x: torch.Tensor, *, accumulate: bool = False
+    ) -> None:
+        """`apply_experts` for one module of a schema."""
+        section = schema.sections[module]
+        if not x.is_contiguous():
+            x = x.contiguous()
+        module_arguments = (section.a_offset, section.b_offset, schema.alpha, DTYPE_CODES[schema.dtype], accumulate)
+        if _needs_operator(y):
+            torch.ops.mome.apply_experts(y, x, *self._tensors, *module_arguments)
+        else:
+            _refuse_gradients(y, x)
+            self._core.apply(y, x, *module_arguments, torch.get_num_threads())
+
+
+def _needs_operator(y: torch.Tensor) -> bool:
+    """Traced and fake tensors do. For others the dispatcher would double the cost of a call."""
+    return torch.compiler.is_compiling() or type(y) is not torch.Tensor
+
+
+def _refuse_gradients(y: torch.Tensor, x: torch.Tensor) -> None:
+    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+        raise SchemaError("apply_experts has no gradient; call it under torch.no_grad() or on detached tensors")
 
 
 def _apply(
@@ -113,8 +133,7 @@ def _apply(
     weight_dtype: int,
     accumulate: bool = False,
 ) -> None:
-    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
-        raise SchemaError("apply_experts has no gradient; call it under torch.no_grad() or on detached tensors")
+    _refuse_gradients(y, x)
     _core.apply_experts(
         y,
         x,
@@ -149,9 +168,10 @@ def _fake(
     accumulate: bool = False,
 ) -> None:
     """The operator without data: what can be said from shapes alone."""
-    if y.dim() != 2 or x.dim() != 2:
-        raise SchemaError("x and y must have two dimensions")
-    torch._check(x.shape[0] == y.shape[0], lambda: "x and y must have the same number of rows")
+    if y.dim() < 2 or x.dim() < 2:
+        raise SchemaError("x and y must have two dimensions or more")
+    rows = [tensor.shape[:-1].numel() for tensor in (x, y)]
+    torch._check(rows[0] == rows[1], lambda: "x and y must have the same number of rows")
 
 
 _library = torch.library.Library("mome", "DEF")

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from mome_store.modeling.memory_linear import DeltaSource
-from mome_store.runtime.apply import apply_module
+from mome_store.runtime.apply import RoutedRows
 from mome_store.store import ExpertSchema
 from mome_store.store.record import Weights, encode_record
 from mome_store.tuning.constants import IGNORED, Batch, FactConstants, Prefix, collate
@@ -289,16 +289,17 @@ class _RecordedExperts(DeltaSource):
         self._records: NDArray[np.uint8] = np.frombuffer(b"".join(records), np.uint8)
         starts = self._records.ctypes.data + schema.record_bytes * np.arange(len(records), dtype=np.int64)
         positions = batch.targets.shape[1]
-        self._rows = torch.arange(batch.fact_of.numel() * positions, dtype=torch.int32)
-        self._row_fact = batch.fact_of.repeat_interleave(positions).to(torch.int32)
-        self._experts = (
+        rows = torch.arange(batch.fact_of.numel() * positions, dtype=torch.int32)
+        row_fact = batch.fact_of.repeat_interleave(positions).to(torch.int32)
+        experts = (
             torch.tensor(np.concatenate([[0], np.cumsum(counts)]), dtype=torch.int32),
             torch.from_numpy(starts),
             torch.full((len(records),), schema.rank, dtype=torch.int32),
             torch.ones(len(records)),
         )
+        self._routed_rows = RoutedRows(rows, row_fact, experts)
 
     def add_delta(self, module: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         y = y.contiguous()
-        apply_module(self._schema, module, y, x, self._rows, self._row_fact, self._experts)
+        self._routed_rows.apply(self._schema, module, y, x)
         return y

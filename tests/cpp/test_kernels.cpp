@@ -99,9 +99,16 @@ struct Problem {
             base.push_back(reinterpret_cast<int64_t>(record.stored.data()));
     }
 
-    ApplyArguments arguments() { return arguments(y); }
+    RoutedRows::Tables tables() const {
+        return {.row_index = sizes.row_index,
+                .row_sequence = sizes.row_sequence,
+                .expert_indptr = sizes.indptr,
+                .expert_base = base,
+                .expert_rank = sizes.rank,
+                .expert_weight = weight};
+    }
 
-    ApplyArguments arguments(std::vector<float>& out) {
+    ApplyArguments arguments(const RoutedRows& rows, std::vector<float>& out) {
         return {.y = {.data = reinterpret_cast<std::byte*>(out.data()),
                       .dtype = DType::float32,
                       .rows = sizes.rows,
@@ -112,12 +119,7 @@ struct Problem {
                       .rows = sizes.rows,
                       .columns = sizes.d_in,
                       .stride = sizes.d_in},
-                .row_index = sizes.row_index,
-                .row_sequence = sizes.row_sequence,
-                .expert_indptr = sizes.indptr,
-                .expert_base = base,
-                .expert_rank = sizes.rank,
-                .expert_weight = weight,
+                .rows = rows,
                 .a_offset = 0,
                 .b_offset = b_offset,
                 .alpha = alpha,
@@ -126,7 +128,8 @@ struct Problem {
 
     std::vector<float> applied(Isa isa, int threads = 1) {
         std::vector<float> out = y;
-        ApplyArguments a = arguments(out);
+        const RoutedRows routed(tables());
+        ApplyArguments a = arguments(routed, out);
         a.threads = threads;
         apply_experts(a, isa);
         return out;
@@ -251,11 +254,13 @@ TEST("waves of experts accumulate to the bits of one call") {
                 }
                 indptr.push_back(static_cast<int32_t>(rank.size()));
             }
-            ApplyArguments arguments = problem.arguments(delta);
-            arguments.expert_indptr = indptr;
-            arguments.expert_rank = rank;
-            arguments.expert_base = base;
-            arguments.expert_weight = weight;
+            RoutedRows::Tables tables = problem.tables();
+            tables.expert_indptr = indptr;
+            tables.expert_rank = rank;
+            tables.expert_base = base;
+            tables.expert_weight = weight;
+            const RoutedRows rows(tables);
+            ApplyArguments arguments = problem.arguments(rows, delta);
             arguments.accumulate = true;
             arguments.threads = 1 + wave;
             apply_experts(arguments, isa);
@@ -274,40 +279,56 @@ TEST("read bandwidth is that of all of the memory") {
     CHECK_THROWS(SchemaError, read_bandwidth(memory, 0));
 }
 
+TEST("tables that don't fit each other are refused") {
+    const Problem problem;
+    auto refused = [&](auto change) {
+        RoutedRows::Tables tables = problem.tables();
+        change(tables);
+        CHECK_THROWS(SchemaError, RoutedRows(tables));
+    };
+    const std::vector<int32_t> negative{6, 0, 1, 2, -1, 3}, twice{6, 0, 1, 2, 6, 3};
+    const std::vector<int32_t> no_sequence{2, 1, 1, 3, 0, 2}, falling{0, 2, 1, 4}, late{1, 1, 2, 4}, wide{0, 0, 1, 5};
+    const std::vector<int32_t> zero_rank{5, 0, 4, 5};
+    const std::vector<int64_t> null{0, 0, 0, 0};
+    refused([&](auto& t) { t.row_index = negative; });
+    refused([&](auto& t) { t.row_index = twice; });
+    refused([&](auto& t) { t.row_sequence = no_sequence; });
+    refused([&](auto& t) { t.row_sequence = t.row_sequence.first(5); });
+    refused([&](auto& t) { t.expert_indptr = falling; });
+    refused([&](auto& t) { t.expert_indptr = late; });
+    refused([&](auto& t) { t.expert_indptr = wide; });
+    refused([&](auto& t) { t.expert_indptr = {}; });
+    refused([&](auto& t) { t.expert_rank = zero_rank; });
+    refused([&](auto& t) { t.expert_weight = t.expert_weight.first(3); });
+    refused([&](auto& t) { t.expert_base = null; });
+}
+
 TEST("arguments that don't fit are refused before y is touched") {
     Problem problem;
     const auto before = problem.y;
-    auto refused = [&](auto change) {
-        ApplyArguments arguments = problem.arguments();
+    auto refused = [&](const RoutedRows::Tables& tables, auto change) {
+        const RoutedRows rows(tables);
+        ApplyArguments arguments = problem.arguments(rows, problem.y);
         change(arguments);
         CHECK_THROWS(SchemaError, apply_experts(arguments, Isa::scalar));
         CHECK(problem.y == before);
     };
-    const std::vector<int32_t> outside{6, 0, 1, 2, 7, 3}, negative{6, 0, 1, 2, -1, 3}, twice{6, 0, 1, 2, 6, 3};
-    const std::vector<int32_t> no_sequence{2, 1, 1, 3, 0, 2}, falling{0, 2, 1, 4}, late{1, 1, 2, 4}, wide{0, 0, 1, 5};
-    const std::vector<int32_t> zero_rank{5, 0, 4, 5}, high_rank{5, 1, 6, 5};
-    const std::vector<int64_t> null{0, 0, 0, 0};
-    refused([&](auto& a) { a.row_index = outside; });
-    refused([&](auto& a) { a.row_index = negative; });
-    refused([&](auto& a) { a.row_index = twice; });
-    refused([&](auto& a) { a.row_sequence = no_sequence; });
-    refused([&](auto& a) { a.row_sequence = a.row_sequence.first(5); });
-    refused([&](auto& a) { a.expert_indptr = falling; });
-    refused([&](auto& a) { a.expert_indptr = late; });
-    refused([&](auto& a) { a.expert_indptr = wide; });
-    refused([&](auto& a) { a.expert_indptr = {}; });
-    refused([&](auto& a) { a.expert_rank = zero_rank; });
-    refused([&](auto& a) { a.expert_rank = high_rank; });
-    refused([&](auto& a) { a.expert_weight = a.expert_weight.first(3); });
-    refused([&](auto& a) { a.expert_base = null; });
-    refused([&](auto& a) { a.x.columns = 20; });
-    refused([&](auto& a) { a.y.columns = 0; });
-    refused([&](auto& a) { a.y.stride = 0; });
-    refused([&](auto& a) { a.x.rows = 8; });
-    refused([&](auto& a) { a.a_offset = 8; });
-    refused([&](auto& a) { a.b_offset = 500; });
-    refused([&](auto& a) { a.threads = 0; });
-    refused([&](auto& a) {
+    const std::vector<int32_t> outside{6, 0, 1, 2, 7, 3}, high_rank{5, 1, 6, 5};
+    RoutedRows::Tables tables = problem.tables();
+    tables.row_index = outside;
+    refused(tables, [](auto&) {});
+    tables = problem.tables();
+    tables.expert_rank = high_rank;
+    refused(tables, [](auto&) {});
+    tables = problem.tables();
+    refused(tables, [](auto& a) { a.x.columns = 20; });
+    refused(tables, [](auto& a) { a.y.columns = 0; });
+    refused(tables, [](auto& a) { a.y.stride = 0; });
+    refused(tables, [](auto& a) { a.x.rows = 8; });
+    refused(tables, [](auto& a) { a.a_offset = 8; });
+    refused(tables, [](auto& a) { a.b_offset = 500; });
+    refused(tables, [](auto& a) { a.threads = 0; });
+    refused(tables, [](auto& a) {
         a.y.dtype = DType::bfloat16;
         a.accumulate = true;
     });

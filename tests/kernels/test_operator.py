@@ -10,7 +10,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mome_store import SchemaError
-from mome_store.runtime.apply import apply_experts
+from mome_store.runtime.apply import RoutedRows, apply_experts
+from mome_store.store import ExpertSchema
 from tests.kernels.problem import Problem, make_problem
 
 
@@ -69,7 +70,8 @@ def test_no_gradient_is_lost_in_silence() -> None:
 WRONG: dict[str, Callable[[Problem], Any]] = {
     "x of another dtype": lambda p: setattr(p, "x", p.x.double()),
     "y of integers": lambda p: setattr(p, "y", p.y.int()),
-    "x with three dimensions": lambda p: setattr(p, "x", p.x[None]),
+    "x with one dimension": lambda p: setattr(p, "x", p.x[0]),
+    "x with rows at two distances": lambda p: setattr(p, "x", torch.zeros(3, 3, 64)[:2, :2]),
     "x with fewer rows": lambda p: setattr(p, "x", p.x[1:]),
     "x with strided columns": lambda p: setattr(p, "x", torch.zeros(64, 5).T),
     "x not of a multiple of 8": lambda p: setattr(p, "x", p.x[:, :12]),
@@ -119,6 +121,84 @@ def test_arguments_that_do_not_fit_are_refused_and_y_is_untouched(what: str) -> 
     with pytest.raises(SchemaError):
         apply_experts(*problem.arguments())
     assert torch.equal(problem.y, before)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (6, 1), (1, 6), (1, 2, 3), (6,)])
+def test_rows_are_counted_over_all_leading_dimensions(shape: tuple[int, ...]) -> None:
+    problem = make_problem(11, rows=6)
+    y = problem.y.clone()
+    apply_experts(y.view(*shape, 40), problem.x.view(*shape, 64), *problem.arguments()[2:])
+    assert torch.equal(y, problem.apply())
+
+
+def test_a_slice_of_each_sequence_has_its_rows_at_one_distance() -> None:
+    problem = make_problem(12)
+    wide = torch.zeros(5, 3, 64)
+    wide[:, 1] = problem.x
+    y = problem.y.clone()
+    apply_experts(y, wide[:, 1:2], *problem.arguments()[2:])
+    assert torch.equal(y, problem.apply())
+
+
+def routed_rows(problem: Problem) -> tuple[RoutedRows, ExpertSchema]:
+    schema = ExpertSchema({"layer": (64, 40)}, rank=6, dtype="bfloat16", alpha=problem.alpha)
+    assert schema.sections["layer"].b_offset == problem.b_offset
+    rows = RoutedRows(problem.row_index, problem.row_sequence, problem.arguments()[4:8])  # type: ignore[arg-type]
+    return rows, schema
+
+
+def test_routed_rows_give_the_bits_of_the_operator_again_and_again() -> None:
+    problem = make_problem(13)
+    rows, schema = routed_rows(problem)
+    for _ in range(2):
+        y = problem.y.clone()
+        rows.apply(schema, "layer", y, problem.x)
+        assert torch.equal(y, problem.apply())
+    y = problem.y.clone()
+    rows.apply(schema, "layer", y, problem.x.T.contiguous().T)  # as reshape copies it
+    assert torch.equal(y, problem.apply())
+
+
+def test_routed_rows_are_their_own_whatever_becomes_of_the_tensors() -> None:
+    problem = make_problem(14)
+    expected = problem.apply()
+    rows, schema = routed_rows(problem)
+    for table in (problem.row_index, problem.row_sequence, problem.expert_indptr, problem.expert_base):
+        table.fill_(1 << 30)
+    rows.apply(schema, "layer", problem.y, problem.x)
+    assert torch.equal(problem.y, expected)
+
+
+def test_routed_rows_compile_into_one_graph_with_the_same_bits() -> None:
+    problem = make_problem(15)
+    rows, schema = routed_rows(problem)
+
+    def layer(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        y = y * 2
+        rows.apply(schema, "layer", y, x)
+        return y + 1
+
+    with torch.no_grad():
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        assert torch.equal(compiled(problem.y, problem.x), layer(problem.y, problem.x))
+
+
+@pytest.mark.parametrize("what", [what for what in WRONG if what.startswith(("row_", "expert_"))])
+def test_routed_rows_that_do_not_fit_are_refused(what: str) -> None:
+    problem = make_problem(16)
+    WRONG[what](problem)
+    before = problem.y.clone()
+    with pytest.raises(SchemaError):
+        rows, schema = routed_rows(problem)
+        rows.apply(schema, "layer", problem.y, problem.x)
+    assert torch.equal(problem.y, before)
+
+
+def test_routed_rows_refuse_what_needs_a_gradient() -> None:
+    problem = make_problem(17)
+    rows, schema = routed_rows(problem)
+    with pytest.raises(SchemaError, match="no gradient"):
+        rows.apply(schema, "layer", problem.y, problem.x.requires_grad_())
 
 
 def test_an_unknown_instruction_set_is_refused() -> None:

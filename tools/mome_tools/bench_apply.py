@@ -1,7 +1,8 @@
 """`mome bench apply`: the CPU kernels over routed experts, beside the memory's read bandwidth and beside peers.
 
 Decode: T sequences of one token, each with k = 32 experts of its own, from a set of experts in random order that is
-larger than the last-level cache: every call reads its weights from memory. The set lies in huge pages where the system
+larger than the last-level cache: every call reads its weights from memory. The tables of rows and experts were checked
+before, as a model does it once for all layers and steps of a batch. The set lies in huge pages where the system
 gives them, which records mapped from files do not; the read bandwidth is measured over the same memory. Bytes are those
 of A and B alone, not of the padding of records.
 
@@ -23,13 +24,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mome_store import _core
-from mome_store.runtime.apply import apply_experts
+from mome_store.runtime.apply import RoutedRows
+from mome_store.store import ExpertSchema
 from mome_tools.figures import Figure
 
 Progress = Callable[[str, int, int], None]
@@ -45,7 +48,7 @@ ROUNDS = 5
 CALLS = 60  # a round
 PEER_ROUNDS = 15
 BANDWIDTH_BAR, GATHER_BAR, PEFT_BAR = 0.6, 3.0, 10.0
-_BF16 = 0  # the kernels' code of the dtype
+_LAYER = "layer"
 
 
 def measure_apply(on_progress: Progress) -> list[Figure]:
@@ -73,10 +76,10 @@ class _Experts:
     def __init__(self, d: int, rank: int) -> None:
         self.d, self.rank = d, rank
         self.weight_bytes = 2 * rank * d * 2
-        layout = _core.RecordLayout([(d, d)], rank, _BF16)
-        [(self.a_offset, self.b_offset)] = layout.sections
+        self.schema = ExpertSchema({_LAYER: (d, d)}, rank=rank, dtype="bfloat16", alpha=float(rank))
+        section, record_bytes = self.schema.sections[_LAYER], self.schema.record_bytes
         self.count = max(PEER_EXPERTS, -(-CACHES * _last_level_cache() // self.weight_bytes))
-        size = self.count * layout.record_bytes
+        size = self.count * record_bytes
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has none
         with suppress(OSError):  # a system without them
             memory.madvise(mmap.MADV_HUGEPAGE)
@@ -86,10 +89,10 @@ class _Experts:
         records.copy_(torch.randn(records.shape[1], generator=generator) / d**0.5)
         self.a, self.b = (
             records[:, offset // 2 : offset // 2 + rank * d].unflatten(1, (rank, d))
-            for offset in (self.a_offset, self.b_offset)
+            for offset in (section.a_offset, section.b_offset)
         )
-        self.base = self.memory.data_ptr() + torch.randperm(self.count, generator=generator) * layout.record_bytes
-        self.peer_base = self.memory.data_ptr() + torch.arange(PEER_EXPERTS) * layout.record_bytes
+        self.base = self.memory.data_ptr() + torch.randperm(self.count, generator=generator) * record_bytes
+        self.peer_base = self.memory.data_ptr() + torch.arange(PEER_EXPERTS) * record_bytes
 
 
 @dataclass
@@ -111,38 +114,25 @@ class _Call:
         self.ranks = torch.full((self.sequences * self.k,), self.experts.rank, dtype=torch.int32)
         self.weights = torch.full((self.sequences * self.k,), 1 / self.k)
 
-    def bases(self, base: torch.Tensor) -> Iterator[torch.Tensor]:
+    def chosen(self, base: torch.Tensor) -> Iterator[torch.Tensor]:
         """int64 [sequences * k]: each time the next ones of `base`, round and round."""
         chunks = [chunk for chunk in base.split(len(self.ranks)) if len(chunk) == len(self.ranks)]
         while True:
             yield from chunks
 
-    def __call__(self, base: torch.Tensor) -> None:
-        experts = self.experts
-        apply_experts(
-            self.y,
-            self.x,
-            self.rows,
-            self.row_sequence,
-            self.indptr,
-            base,
-            self.ranks,
-            self.weights,
-            experts.a_offset,
-            experts.b_offset,
-            float(experts.rank),
-            _BF16,
-        )
+    def seconds(self, base: torch.Tensor) -> float:
+        rows = RoutedRows(self.rows, self.row_sequence, (self.indptr, base, self.ranks, self.weights))
+        return _timed(lambda: rows.apply(self.experts.schema, _LAYER, self.y, self.x))
 
 
 def _bandwidth_figure(experts: _Experts, sequences: int) -> Figure:
     call = _Call(experts, sequences)
-    bases = call.bases(experts.base)
+    chosen = call.chosen(experts.base)
     threads = torch.get_num_threads()
     seconds, bandwidths = [], []
     for _ in range(ROUNDS):
         bandwidths.append(_core.read_bandwidth(experts.memory, threads))
-        seconds += [_timed(call)(next(bases)) for _ in range(CALLS)]
+        seconds += [call.seconds(next(chosen)) for _ in range(CALLS)]
     ours = sequences * EXPERTS * experts.weight_bytes / statistics.median(seconds) / 1e9
     theirs = statistics.median(bandwidths) / 1e9
     return Figure.at_least(
@@ -163,13 +153,13 @@ def _peer_figures(experts: _Experts) -> list[Figure]:
         ours = _Call(experts, sequences)
         gathered, looped = _GatherPeer(ours), _LoopPeer(layer, ours)
         names = _named(experts, sequences)
-        medians = _interleaved(ours, _timed(gathered), looped.seconds)
+        medians = _interleaved(ours, gathered.seconds, looped.seconds)
         figures += [
             _rate_figure(f"decode, {names}", medians[0], "torch, gather + bmm", medians[1], GATHER_BAR),
             _rate_figure(f"decode, {names}", medians[0], "PEFT, loop over adapters", medians[2], PEFT_BAR),
         ]
         single = _Call(experts, sequences, k=1)
-        medians = _interleaved(single, _timed(_MixedPeer(layer, single)))
+        medians = _interleaved(single, _MixedPeer(layer, single).seconds)
         names = _named(experts, sequences, k=1)
         figures.append(_rate_figure(f"decode, {names}", medians[0], "PEFT, mixed batch", medians[1], PEFT_BAR))
     return figures
@@ -182,10 +172,10 @@ def _prefill_figure(experts: _Experts, tokens: int) -> Figure:
     a, b = (factor[chosen].flatten(0, 1).float().contiguous() for factor in (experts.a, experts.b))
     x = ours.x.float()
 
-    def dense(_: torch.Tensor) -> None:
-        torch.mm(torch.mm(x, a.T), b)
+    def dense(_: torch.Tensor) -> float:
+        return _timed(lambda: torch.mm(torch.mm(x, a.T), b))
 
-    medians = _interleaved(ours, _timed(dense))
+    medians = _interleaved(ours, dense)
     work = 2 * 2 * tokens * EXPERTS * experts.rank * experts.d / 1e9
     return Figure(
         f"prefill, {tokens} tokens, {_named(experts, 1)}",
@@ -204,9 +194,13 @@ class _GatherPeer:
         self.scale = torch.full((ours.sequences, k * rank, 1), 1 / k, dtype=torch.bfloat16)
         self.record_bytes = int(ours.experts.peer_base[1] - ours.experts.peer_base[0])
 
-    def __call__(self, base: torch.Tensor) -> None:
+    def seconds(self, base: torch.Tensor) -> float:
+        ours = self.ours
+        index = ((base - ours.experts.peer_base[0]) // self.record_bytes).view(ours.sequences, ours.k)
+        return _timed(lambda: self._add(index))
+
+    def _add(self, index: torch.Tensor) -> None:
         ours, experts = self.ours, self.ours.experts
-        index = ((base - experts.peer_base[0]) // self.record_bytes).view(ours.sequences, ours.k)
         t = torch.bmm(experts.a[index].flatten(1, 2), ours.x[:, :, None]) * self.scale
         ours.y += torch.bmm(t.transpose(1, 2), experts.b[index].flatten(1, 2))[:, 0]
 
@@ -225,7 +219,7 @@ class _LoopPeer:
             names = [str((self.next + i) % PEER_EXPERTS) for i in range(self.ours.k)]
             self.next += self.ours.k
             self.layer.set_adapter(names, inference_mode=True)
-            spent += _timed(self.layer)(self.ours.x[s : s + 1])
+            spent += _timed(partial(self.layer, self.ours.x[s : s + 1]))
         return spent
 
 
@@ -234,10 +228,10 @@ class _MixedPeer:
         self.layer, self.ours = layer, ours
         self.next = 0
 
-    def __call__(self, _: torch.Tensor) -> None:
+    def seconds(self, _: torch.Tensor) -> float:
         names = [str((self.next + i) % PEER_EXPERTS) for i in range(self.ours.sequences)]
         self.next += self.ours.sequences
-        self.layer(self.ours.x, adapter_names=names)
+        return _timed(lambda: self.layer(self.ours.x, adapter_names=names))
 
 
 class _ConstantLinear(torch.nn.Linear):
@@ -268,17 +262,17 @@ def _peft_layer(experts: _Experts) -> Any:
     return layer.eval()
 
 
-_Timed = Callable[[torch.Tensor], float]
+_Peer = Callable[[torch.Tensor], float]
 """Does its work for the experts at these addresses and gives the seconds it took."""
 
 
-def _interleaved(ours: _Call, *peers: _Timed) -> list[float]:
+def _interleaved(ours: _Call, *peers: _Peer) -> list[float]:
     """Median seconds of our call and of each peer's, taken in turns."""
-    bases = ours.bases(ours.experts.peer_base)
+    chosen = ours.chosen(ours.experts.peer_base)
     seconds: list[list[float]] = [[] for _ in range(1 + len(peers))]
     for _ in range(PEER_ROUNDS):
-        base = next(bases)
-        for taken, timed in zip(seconds, (_timed(ours), *peers), strict=True):
+        base = next(chosen)
+        for taken, timed in zip(seconds, (ours.seconds, *peers), strict=True):
             taken.append(timed(base))
     return [statistics.median(taken) for taken in seconds]
 
@@ -287,13 +281,10 @@ def _rate_figure(name: str, ours: float, peer: str, theirs: float, bar: float) -
     return Figure.at_least(name, 1 / ours, bar / theirs, "/s", peer=peer, peer_value=1 / theirs, ratio=theirs / ours)
 
 
-def _timed(function: Callable[[torch.Tensor], Any]) -> _Timed:
-    def seconds(argument: torch.Tensor) -> float:
-        start = time.perf_counter()
-        function(argument)
-        return time.perf_counter() - start
-
-    return seconds
+def _timed(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def _named(experts: _Experts, sequences: int, k: int = EXPERTS) -> str:

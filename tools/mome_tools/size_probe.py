@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from mome_store import ExpertCache, ExpertStore, Route
-from mome_store.runtime.apply import apply_module
+from mome_store.runtime.apply import RoutedRows, tables_of
 
 HOT = 512
 K = 32
@@ -38,9 +38,7 @@ def main() -> None:
                 weights = np.full(len(ids), 1 / len(ids), np.float32)
                 route = Route((ids,), (weights,), ((),), np.ones(1, np.float32), np.ones(1, bool))
                 with cache.acquire(route) as lease:
-                    arrays = (lease.expert_indptr, lease.expert_base, lease.expert_rank, lease.expert_weight)
-                    indptr, base, rank, weight = (torch.from_numpy(array) for array in arrays)
-                    apply_module(schema, module, y, x, row, row, (indptr, base, rank, weight))
+                    RoutedRows(row, row, tables_of(lease)).apply(schema, module, y, x)
 
             spare = snapshot.expert_ids[: cache.slots or 0]
             for first in range(0, len(spare), K):  # every slot is used before anything is measured
