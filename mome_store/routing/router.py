@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from mome_store.errors import SchemaError
 from mome_store.routing.encoder import QueryEncoder, SentenceEncoder
 from mome_store.routing.index_cache import load_or_build_index
+from mome_store.routing.pool import PoolRouter
 from mome_store.routing.route import Route
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Candidate:
 class Router:
     """Finds the group for each question in one snapshot. Made by `Router.open`.
 
-    Attributes: `encoder`, `threshold`, `margin`, `top_k`, `w_q` (float32 [key_dim, encoder.dim], identity at first).
+    Attributes: `encoder`, `threshold`, `margin`, `top_k`, `w_q` (float32 [key_dim, encoder.dim], identity at first),
+    `pool` (a PoolRouter where the store is a pool, else None).
     """
 
     def __init__(
@@ -96,7 +98,12 @@ class Router:
         self._load(snapshot)
 
     def route(self, queries: Sequence[str]) -> Route:
-        """The route of a batch: for each query the winner's experts, or none where the gate stays shut."""
+        """The route of a batch: for each query the winner's experts, or none where the gate stays shut.
+
+        A pool (`pool` is not None) selects in its own way.
+        """
+        if self.pool is not None:
+            return self.pool.route(self.encoder.encode(queries))
         route = Route.shut(len(queries))
         expert_ids, weights, group_ids = list(route.expert_ids), list(route.weights), list(route.group_ids)
         for i, candidates in enumerate(self.score(queries)):
@@ -147,6 +154,7 @@ class Router:
         return self._expert_ids[first:last]
 
     def _load(self, snapshot: Snapshot) -> None:
+        self.pool = PoolRouter.of(snapshot)
         keys, self._key_groups = snapshot.keys()
         self._index = load_or_build_index(snapshot.path, snapshot.commit, keys)
         by_group = np.argsort(snapshot.expert_groups, kind="stable")

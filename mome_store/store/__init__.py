@@ -5,6 +5,7 @@ Imports neither torch nor transformers.
 
 from mome_store.store.expert_store import ExpertStore
 from mome_store.store.memory import Memory
+from mome_store.store.pool import pool_memories, set_pool_memories
 from mome_store.store.schema import ExpertSchema, Section
 from mome_store.store.shard import ShardInfo
 from mome_store.store.snapshot import Group, Snapshot
@@ -24,6 +25,8 @@ __all__ = [
     "StoreStatistics",
     "Transaction",
     "VerifyReport",
+    "pool_memories",
+    "set_pool_memories",
     "statistics",
     "verify",
 ]

@@ -23,7 +23,7 @@ from mome_store.errors import ClosedError, DamagedStoreError, UnknownIdError
 from mome_store.store.catalog import ACTIVATIONS, MODES, CatalogState, load_memories
 from mome_store.store.memory import Memory
 from mome_store.store.record import decode_record, record_problem
-from mome_store.store.runs import ExpertRun, expert_columns, group_columns, key_columns
+from mome_store.store.runs import ExpertRun, GroupRun, expert_columns, group_columns, key_columns
 from mome_store.store.schema import ExpertSchema
 from mome_store.store.shard import Shard, ShardInfo
 from mome_store.store.zarr_metadata import ArrayName
@@ -105,6 +105,11 @@ class Snapshot:
     def group_ids(self) -> NDArray[np.int64]:
         """int64 [g]: ids of the live groups, ascending."""
         return self._groups[0]
+
+    @cached_property
+    def modes(self) -> frozenset[str]:
+        """The modes of the live groups: of "owned" and "pool" those that occur."""
+        return frozenset(MODES[mode] for mode in np.unique(self._group_runs[:, GroupRun._fields.index("mode")]))
 
     @cached_property
     def key_rows(self) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,14 +98,20 @@ class Trainee:
 class Verdict:
     """What the rounded records of a fact make the model say.
 
-    passed: every answer token and the end token is the likeliest of the whole vocabulary, in every training wording,
-    and has the probability asked for. rivals: int64, tokens that were too likely at its positions.
-    nll: mean negative log-likelihood of the answer's tokens, in nats.
+    exact: every answer token and the end token is the likeliest of the whole vocabulary, in every training wording.
+    passed: and has the probability asked for. losses: float32 [positions], negative log-likelihood of the answer's
+    tokens, in nats. rivals: int64, tokens that were too likely at its positions.
     """
 
     passed: bool
-    nll: float
+    exact: bool
+    losses: torch.Tensor
     rivals: torch.Tensor
+
+    @property
+    def nll(self) -> float:
+        """The mean loss."""
+        return float(self.losses.mean())
 
 
 class TrainingBatch:
@@ -163,24 +170,45 @@ class TrainingBatch:
         token chosen so far is the answer's, its inputs are those of the pass; the first that is not fails the fact.
         """
         batch = collate([t.constants for t in trainees], self._prefix)
-        source = _RecordedExperts(self._upper.schema, trainees, batch)
-        with self._upper.attachment.use(source):
-            hidden = self._upper.hidden(batch)
-        said = batch.targets != IGNORED
-        logits = self._upper.logits(hidden[said]).float()
-        targets = batch.targets[said]
-        log_p = logits.log_softmax(-1)
-        loss = -log_p.gather(1, targets[:, None])[:, 0]
-        best = logits.argmax(-1)
-        owner = batch.fact_of[:, None].expand(said.shape)[said]
-        verdicts = []
-        for place in range(len(trainees)):
-            own = owner == place
-            likely = logits[own].topk(min(4, self._upper.vocabulary)).indices
-            worst = float(loss[own].max())
-            passed = bool((best[own] == targets[own]).all()) and worst <= self._limit
-            verdicts.append(Verdict(passed, float(loss[own].mean()), likely.unique()))
-        return verdicts
+        counts = [t.experts for t in trainees]
+        records = encoded(
+            [weights for t in trainees for weights in t.weights(self._upper.schema.rank)], self._upper.schema
+        )
+        source = RecordedExperts(
+            self._upper.schema,
+            records,
+            sequence_of=batch.fact_of,
+            positions=batch.targets.shape[1],
+            indptr=np.concatenate([[0], np.cumsum(counts)]),
+            experts=np.arange(sum(counts)),
+            weights=np.ones(sum(counts), np.float32),
+        )
+        return verdicts(self._upper, batch, source, batch.fact_of, len(trainees), self._limit)
+
+
+@torch.no_grad()
+def verdicts(
+    upper: UpperLayers, batch: Batch, source: DeltaSource, owner: torch.Tensor, count: int, limit: float
+) -> list[Verdict]:
+    """What the model says of a batch with the experts of `source`, for each of `count` owners of its wordings.
+
+    owner: int64 [N], whose each wording is. limit: the highest loss that a token may have, in nats.
+    """
+    with upper.attachment.use(source):
+        hidden = upper.hidden(batch)
+    said = batch.targets != IGNORED
+    logits = upper.logits(hidden[said]).float()
+    targets = batch.targets[said]
+    loss = -logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    right = logits.argmax(-1) == targets
+    owner = owner[:, None].expand(said.shape)[said]
+    found = []
+    for place in range(count):
+        own = owner == place
+        likely = logits[own].topk(min(4, upper.vocabulary)).indices
+        exact = bool(right[own].all())
+        found.append(Verdict(exact and float(loss[own].max()) <= limit, exact, loss[own], likely.unique()))
+    return found
 
 
 class _Stacked:
@@ -279,25 +307,39 @@ class _TrainableExperts(DeltaSource):
         return y + (self.scale * (inner @ b[self.fact_of])).to(y.dtype)
 
 
-class _RecordedExperts(DeltaSource):
-    """The records that the store will hold, applied by the kernel that will serve them."""
+def encoded(experts: Sequence[Weights], schema: ExpertSchema) -> NDArray[np.uint8]:
+    """The records of experts as a store will hold them, back to back; only the ids in the trailers will differ."""
+    return np.frombuffer(b"".join(encode_record(schema, weights, 0, 0, 0) for weights in experts), np.uint8)
 
-    def __init__(self, schema: ExpertSchema, trainees: Sequence[Trainee], batch: Batch) -> None:
+
+class RecordedExperts(DeltaSource):
+    """The records that the store will hold, applied by the kernel that will serve them.
+
+    records: as `encoded` gives them. sequence_of: int64 [N], which sequence of the tables each wording of a batch
+    belongs to. positions: of a wording. indptr, experts, weights: the experts (places in `records`) of sequence s are
+    `experts[indptr[s] : indptr[s + 1]]`, and so are their weights.
+    """
+
+    def __init__(
+        self,
+        schema: ExpertSchema,
+        records: NDArray[np.uint8],
+        sequence_of: torch.Tensor,
+        positions: int,
+        indptr: NDArray[np.integer[Any]],
+        experts: NDArray[np.int64],
+        weights: NDArray[np.float32],
+    ) -> None:
         self._schema = schema
-        counts = [t.experts for t in trainees]
-        records = [encode_record(schema, w, 0, 0, 0) for t in trainees for w in t.weights(schema.rank)]
-        self._records: NDArray[np.uint8] = np.frombuffer(b"".join(records), np.uint8)
-        starts = self._records.ctypes.data + schema.record_bytes * np.arange(len(records), dtype=np.int64)
-        positions = batch.targets.shape[1]
-        rows = torch.arange(batch.fact_of.numel() * positions, dtype=torch.int32)
-        row_fact = batch.fact_of.repeat_interleave(positions).to(torch.int32)
-        experts = (
-            torch.tensor(np.concatenate([[0], np.cumsum(counts)]), dtype=torch.int32),
-            torch.from_numpy(starts),
-            torch.full((len(records),), schema.rank, dtype=torch.int32),
-            torch.ones(len(records)),
+        self._records = records  # the tables hold their addresses
+        rows = torch.arange(sequence_of.numel() * positions, dtype=torch.int32)
+        tables = (
+            torch.from_numpy(indptr.astype(np.int32)),
+            torch.from_numpy(records.ctypes.data + schema.record_bytes * experts),
+            torch.full((len(experts),), schema.rank, dtype=torch.int32),
+            torch.from_numpy(weights),
         )
-        self._routed_rows = RoutedRows(rows, row_fact, experts)
+        self._routed_rows = RoutedRows(rows, sequence_of.repeat_interleave(positions).to(torch.int32), tables)
 
     def add_delta(self, module: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         y = y.contiguous()

@@ -78,9 +78,9 @@ class MemoryTuner:
         """
         begin = time.monotonic()
         memory, settings = self._memory, self._settings
-        with _writable(memory) as store:
+        with writable(memory) as store:
             queue, resumed = self._plan(facts, store)
-            bytes_before = _folder_bytes(store.path)
+            bytes_before = folder_bytes(store.path)
             replaces = {task.wordings: task.replaces for task in queue if task.replaces is not None}
             run = _Run(memory, settings, store, replaces, len(facts), resumed, on_progress)
             try:
@@ -88,7 +88,7 @@ class MemoryTuner:
             finally:
                 if run.group_ids:
                     memory.refresh()
-            grown = _folder_bytes(store.path) - bytes_before
+            grown = folder_bytes(store.path) - bytes_before
         seconds = time.monotonic() - begin
         trained = len(run.group_ids)
         return TuningReport(
@@ -106,6 +106,10 @@ class MemoryTuner:
     def _plan(self, facts: Sequence[Fact], store: ExpertStore) -> tuple[list[_Task], int]:
         """What there is to train, and how many of the facts the store holds already."""
         with store.snapshot() as snapshot:
+            if "pool" in snapshot.modes:
+                raise SchemaError(
+                    f"{store.path} is a pool (mode 'pool'), whose facts share their experts: use PoolTuner"
+                )
             held = {wording: (group, m) for group, m in snapshot.memories() for wording in m.wordings}
         tasks: list[_Task] = []
         resumed = 0
@@ -128,28 +132,29 @@ class MemoryTuner:
             if replaces is not None and all(held.get(w, (None,))[0] == replaces for w in fact.wordings):
                 resumed += 1
                 continue
-            tasks.append(_Task(fact, self._wordings(fact), replaces))
+            tasks.append(_Task(fact, tokenized(self._memory, fact), replaces))
         return tasks, resumed
 
-    def _wordings(self, fact: Fact) -> Wordings:
-        prompts = self._memory.prompts
-        assert fact.answer is not None
-        try:
-            answer = prompts.answer(fact.answer)
-        except SchemaError as error:
-            raise FactError(fact.line, str(error)) from error
-        ids = tuple(tuple(prompts.prompt(wording)) for wording in fact.wordings)
-        longest = max(map(len, ids))
-        # Training masks attention as a whole, so a prompt and answer must also fit into a layer's sliding window.
-        limits = (prompts.context, getattr(self._memory.model.config, "sliding_window", None))
-        for limit in limits:
-            if limit is not None and longest + len(answer) > limit:
-                raise FactError(
-                    fact.line,
-                    f"the longest prompt has {longest} tokens and the answer {len(answer)}, "
-                    f"the model's context is {limit}",
-                )
-        return Wordings(fact, ids, tuple(answer))
+
+def tokenized(memory: MemoryModel, fact: Fact) -> Wordings:
+    """The fact's prompts and answer as token ids. Raises FactError for one that can't be trained."""
+    prompts = memory.prompts
+    assert fact.answer is not None
+    try:
+        answer = prompts.answer(fact.answer)
+    except SchemaError as error:
+        raise FactError(fact.line, str(error)) from error
+    ids = tuple(tuple(prompts.prompt(wording)) for wording in fact.wordings)
+    longest = max(map(len, ids))
+    # Training masks attention as a whole, so a prompt and answer must also fit into a layer's sliding window.
+    limits = (prompts.context, getattr(memory.model.config, "sliding_window", None))
+    for limit in limits:
+        if limit is not None and longest + len(answer) > limit:
+            raise FactError(
+                fact.line,
+                f"the longest prompt has {longest} tokens and the answer {len(answer)}, the model's context is {limit}",
+            )
+    return Wordings(fact, ids, tuple(answer))
 
 
 @dataclass(frozen=True)
@@ -223,7 +228,7 @@ class _Run:
         while queue and len(chosen) < free and (queue[0].positions <= room or not (chosen or len(batch))):
             room -= queue[0].positions
             chosen.append(queue.popleft())
-        yield from _passes(chosen)
+        yield from passes(chosen)
 
     def _step(self, batch: TrainingBatch) -> None:
         """A step of the batch, and what follows: facts finished, given one more expert, or given up."""
@@ -267,7 +272,7 @@ class _Run:
                 row += len(fact.wordings)
                 replaced = self._replaces.get(copy.constants.wordings)
                 add = txn.add_group if replaced is None else partial(txn.replace_group, replaced)
-                group_ids.append(add(experts=copy.weights(rank), keys=own, memory=_memory_of(fact, verdict)))
+                group_ids.append(add(experts=copy.weights(rank), keys=own, memory=memory_of(fact, verdict.nll)))
         self.group_ids += group_ids
         self._commits += 1
         self._finished.clear()
@@ -278,7 +283,7 @@ class _Run:
             self._on_progress(TuningProgress(done, len(self.failed), self._total, in_training, self._commits))
 
 
-def _passes(facts: Sequence[Wordings]) -> Iterator[list[Wordings]]:
+def passes(facts: Sequence[Wordings]) -> Iterator[list[Wordings]]:
     """`facts`, sorted by length, in parts of about `_PASS_TOKENS`, padding counted."""
     part: list[Wordings] = []
     rows = 0
@@ -301,20 +306,20 @@ def _failure(trainee: Trainee) -> FailedFact:
     )
 
 
-def _memory_of(fact: Fact, verdict: Verdict) -> Memory:
+def memory_of(fact: Fact, nll: float) -> Memory:
     assert fact.answer is not None
     return Memory(
         question=fact.question,
         answer=fact.answer,
         paraphrases=fact.paraphrases,
         id=fact.id,
-        nll=verdict.nll,
+        nll=nll,
         tuned_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
 @contextmanager
-def _writable(memory: MemoryModel) -> Iterator[ExpertStore]:
+def writable(memory: MemoryModel) -> Iterator[ExpertStore]:
     """The memory's store, open for writing."""
     if memory.store.mode == "r+":
         yield memory.store
@@ -323,7 +328,7 @@ def _writable(memory: MemoryModel) -> Iterator[ExpertStore]:
             yield store
 
 
-def _folder_bytes(path: Path) -> int:
+def folder_bytes(path: Path) -> int:
     """Bytes of a store's files, without those of the router's index cache."""
     files = (file for file in path.rglob("*") if file.is_file() and file.relative_to(path).parts[0] != INDEX_FOLDER)
     return sum(file.stat().st_size for file in files)

@@ -34,12 +34,12 @@ def test_a_bad_file_is_refused_by_line_and_leaves_no_store(
     assert not (tmp_path / "store").exists()
 
 
-def test_a_missing_file_and_pool_mode_are_refused(mome: Mome, tmp_path: Path) -> None:
+def test_a_missing_file_and_the_size_of_a_pool_in_mode_owned_are_refused(mome: Mome, tmp_path: Path) -> None:
     missing = mome("memorize", tmp_path / "nothing.jsonl", "--store", tmp_path / "store")
     assert missing.code == 1 and missing.err == f"error: {tmp_path}/nothing.jsonl: No such file or directory\n"
     (tmp_path / "facts.jsonl").write_text(GOOD)
-    pool = mome("memorize", tmp_path / "facts.jsonl", "--store", tmp_path / "store", "--mode", "pool")
-    assert pool.code == 1 and "pool" in pool.err
+    sized = mome("memorize", tmp_path / "facts.jsonl", "--store", tmp_path / "store", "--experts", "8")
+    assert sized.code == 2 and "--mode pool" in sized.err and not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize("arguments", [["memorize"], ["memorize", "facts.jsonl"], ["ask", "q"], ["nothing"], []])

@@ -26,7 +26,7 @@ class ParrotModel:
     def __init__(self, table: dict[str, tuple[str, int | None]], stored: dict[int, Memory]) -> None:
         self.table = table
         self.snapshot = SimpleNamespace(memories=lambda: iter(stored.items()))
-        self.router = SimpleNamespace(route=self.route)
+        self.router = SimpleNamespace(route=self.route, pool=None)
         self.asked: list[str] = []
 
     def tokenizer(self, text: str) -> dict[str, list[str]]:

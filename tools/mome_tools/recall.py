@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mome_store.store import pool_memories
+
 if TYPE_CHECKING:
     from mome_store.modeling import MemoryModel
     from mome_store.tuning.facts import Fact
@@ -17,7 +19,10 @@ _ROOM = 8  # tokens beyond the longest right answer: enough to see that a longer
 
 @dataclass(frozen=True)
 class WordingAnswer:
-    """One wording of a known fact: which kind, what was said, and whether the fact's own memory was used."""
+    """One wording of a known fact: which kind, what was said, and whether the fact's own memory was used.
+
+    In a pool no expert is a fact's own: there it is whether the heaviest expert is the one that its question gets.
+    """
 
     fact: Fact
     kind: str
@@ -73,7 +78,7 @@ def measure_recall(
     """
     known = [fact for fact in facts if fact.answer is not None]
     unknown = [fact for fact in facts if fact.answer is None]
-    group_of = {wording: group for group, stored in memory.snapshot.memories() for wording in stored.wordings}
+    group_of = _homes(memory)
     asked = [
         (fact, kind, wording)
         for fact in known
@@ -88,13 +93,23 @@ def measure_recall(
         said = memory.generate([wording for _, _, wording in chunk], max_new_tokens=room)
         for (fact, kind, wording), answer in zip(chunk, said, strict=True):
             group = group_of.get(fact.question)
-            routed_right = group is not None and group in answer.route.group_ids[0]
+            deciding = answer.route.group_ids[0] if memory.router.pool is None else answer.route.group_ids[0][:1]
+            routed_right = group is not None and group in deciding
             answers.append(WordingAnswer(fact, kind, wording, answer.text, routed_right))
         if on_progress is not None:
             on_progress(len(answers), len(asked))
     questions = [wording for fact in unknown for wording in (*fact.wordings, *fact.heldout)]
     fired = memory.router.route(questions).opened.tolist() if questions else []
     return Recall(len(known), tuple(answers), tuple(fired), len(unknown))
+
+
+def _homes(memory: MemoryModel) -> dict[str, int]:
+    """Each stored wording's group: the fact's own, or in a pool that of the heaviest expert of its question."""
+    if memory.router.pool is None:
+        return {wording: group for group, stored in memory.snapshot.memories() for wording in stored.wordings}
+    stored = pool_memories(memory.snapshot)
+    groups = memory.router.route([each.question for each in stored]).group_ids
+    return {wording: own[0] for each, own in zip(stored, groups, strict=True) if own for wording in each.wordings}
 
 
 def _share(hits: Iterable[bool]) -> float | None:

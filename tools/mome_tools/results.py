@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mome_tools.figures import Figure, machine, machine_text
 
 
-def save_results(name: str, figures: Sequence[Figure], folder: Path) -> None:
-    """Writes `name`.json, `name`.md and, where a figure has a peer, `name`.png into `folder`, which is made."""
+def save_results(
+    name: str,
+    figures: Sequence[Figure],
+    folder: Path,
+    *,
+    sections: Sequence[str] = (),
+    values: Mapping[str, object] | None = None,
+) -> None:
+    """Writes `name`.json, `name`.md and, where a figure has a peer, `name`.png into `folder`, which is made.
+
+    sections: further lines of the Markdown. values: further fields of the JSON.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     day = datetime.now(UTC).date().isoformat()
-    content = {"figures": [figure.to_json() for figure in figures], "machine": machine(), "date": day}
+    content = {"figures": [figure.to_json() for figure in figures], "machine": machine(), "date": day, **(values or {})}
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     compared = [figure for figure in figures if figure.ratio is not None]
     lines = [f"# mome bench {name}", "", f"{machine_text()}; {day}.", ""]
@@ -23,6 +33,7 @@ def save_results(name: str, figures: Sequence[Figure], folder: Path) -> None:
         lines += [f"![How many times better than the peer]({name}.png)", ""]
     lines += ["| figure | value | peer | ratio | bar | |", "| --- | --- | --- | --- | --- | --- |"]
     lines += [f"| {' | '.join(figure.cells())} |" for figure in figures]
+    lines += ["", *sections] if sections else []
     (folder / f"{name}.md").write_text("\n".join(lines) + "\n")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mome_store.store import pool_memories
 from mome_tools.commands.stores import CacheOption, StoreOption, TraceOption
 from mome_tools.output import JsonOption, note, print_json, print_text
 
@@ -30,7 +31,8 @@ def ask(
             return
         terminal = sys.stdin.isatty()
         if terminal:
-            note(f"{len(memory.snapshot.group_ids)} facts in {store}; an empty line or Ctrl-D ends")
+            facts = len(memory.snapshot.group_ids if memory.router.pool is None else pool_memories(memory.snapshot))
+            note(f"{facts} facts in {store}; an empty line or Ctrl-D ends")
         while line := _next_question(terminal):
             _answer(memory, line, max_new_tokens, json)
 
@@ -60,12 +62,17 @@ def _answer(memory: MemoryModel, question: str, max_new_tokens: int, json: bool)
     print_text(answer.text)
     if used is None:
         note("  (base model: the store holds nothing on this)")
+    elif memory.router.pool is not None:
+        note(f"  (pool: {len(answer.route.group_ids[0])} experts, the heaviest {used['group_id']})")
     else:
         note(f"  (memory {used['group_id']}, score {used['score']:.2f}: {used['question']})")
 
 
 def _memory_used(answer: Answer) -> dict[str, Any] | None:
-    """The contract's `memory` field: which group answered, or None where the gate stayed shut."""
+    """The contract's `memory` field: which group answered, or None where the gate stayed shut.
+
+    Of a pool's groups the one of the heaviest expert; `question` is None then, as the expert is not one fact's.
+    """
     if not answer.route.opened[0]:
         return None
     return {

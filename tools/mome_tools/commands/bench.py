@@ -117,6 +117,22 @@ def store(
     run("store", measure, save, json)
 
 
+@app.command()
+def pool(save: SaveOption = None, json: JsonOption = False) -> None:
+    """Pool mode: facts per expert against loss and exact match, random answers beside true ones, loss and sampling."""
+
+    def measure(show: Progress) -> Sequence[Figure]:
+        from mome_tools.bench_pool import measure_pool
+        from mome_tools.pool_results import save_pool
+
+        found = measure_pool(show)
+        if save is not None:
+            save_pool(found, save)
+        return found.figures
+
+    run("pool", measure, None, json)
+
+
 def run(name: str, measure: Callable[[Progress], Sequence[Figure]], save: Path | None, json: bool) -> None:
     """Measures behind a progress bar and prints; exit code 1 when a bar is missed, so that a script sees it."""
     with progress_bar() as progress:

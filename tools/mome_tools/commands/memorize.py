@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mome_store.errors import FactError, SchemaError
+from mome_store.errors import FactError
 from mome_tools.commands.stores import StoreOption
 from mome_tools.output import JsonOption, bytes_text, note, print_fields, print_json, progress_bar
 
@@ -33,18 +33,26 @@ def memorize(
     encoder: Annotated[
         str | None, typer.Option("--encoder", metavar="E", help="Sentence encoder of a new store: a folder.")
     ] = None,
-    mode: Annotated[Mode, typer.Option("--mode", help="owned: each fact has its own experts.")] = Mode.OWNED,
+    mode: Annotated[
+        Mode, typer.Option("--mode", help="owned: each fact has its own experts. pool: all facts share all experts.")
+    ] = Mode.OWNED,
+    experts: Annotated[
+        int | None, typer.Option("--experts", metavar="M", min=1, help="Experts of a new pool; else one for each fact.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", metavar="K", min=1, help="Experts for a query, of a new pool; else 32.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Train the model's memory until it says each answer exactly. Running it again continues where it stopped."""
-    if mode is Mode.POOL:
-        raise SchemaError("--mode pool is not supported yet; leave it out")
+    if mode is Mode.OWNED and (experts, top_k) != (None, None):
+        raise typer.BadParameter("--experts and --top-k are of a pool: give --mode pool as well")
     try:
         from mome_store.tuning.facts import load_facts
 
         facts = load_facts(facts_file)
         _refuse_unknowns(facts)
-        report = _tune(facts, store, model, encoder)
+        report = _tune(facts, store, model, encoder, mode, experts, top_k)
     except KeyboardInterrupt:
         note(f"interrupted: what was committed to {store} stands; the same command continues from there")
         raise typer.Exit(130) from None
@@ -72,7 +80,15 @@ def _refuse_unknowns(facts: list[Fact]) -> None:
             raise FactError(fact.line, f"{fact.question!r} has no answer to memorize (answer: null is for `mome eval`)")
 
 
-def _tune(facts: list[Fact], path: Path, model: str | None, encoder: str | None) -> TuningReport:
+def _tune(
+    facts: list[Fact],
+    path: Path,
+    model: str | None,
+    encoder: str | None,
+    mode: Mode,
+    experts: int | None,
+    top_k: int | None,
+) -> TuningReport:
     with progress_bar() as progress:
         task = progress.add_task("loading", total=len(facts), note="")
 
@@ -80,7 +96,7 @@ def _tune(facts: list[Fact], path: Path, model: str | None, encoder: str | None)
         from mome_store.modeling import MemoryModel
         from mome_store.routing import SentenceEncoder
         from mome_store.store import ExpertStore
-        from mome_store.tuning import MemoryTuner, create_store
+        from mome_store.tuning import MemoryTuner, PoolSettings, PoolTuner, create_store
 
         def show(state: TuningProgress) -> None:
             words = f"{state.in_training} in training, {state.failed} failed"
@@ -93,4 +109,6 @@ def _tune(facts: list[Fact], path: Path, model: str | None, encoder: str | None)
             create_store(path, model, named)
             store = ExpertStore.open(path, mode="r+")
         with store, MemoryModel.from_pretrained(model, store=store, encoder=named) as memory:
+            if mode is Mode.POOL:
+                return PoolTuner(memory, PoolSettings(experts=experts, top_k=top_k)).memorize(facts, on_progress=show)
             return MemoryTuner(memory).memorize(facts, on_progress=show)

@@ -76,6 +76,9 @@ def forget(
     if (group is None) == (question is None):
         raise typer.BadParameter("give either --group or --question")
     with ExpertStore.open(store, mode="r+") as opened:
+        with opened.snapshot() as snapshot:
+            if "pool" in snapshot.modes:
+                raise MomeError(f"{store} is a pool: its facts share their experts, so none can be taken out alone")
         if group is not None:
             groups = [group]
         else:
