@@ -31,6 +31,9 @@ from mome_store.tuning.upper_layers import UpperLayers
 
 _EPSILON = 1e-8  # Adam's
 _CHECK_MARGIN = 0.8
+_CHECK_EVERY = 10
+"""Epochs after which to look at the whole vocabulary: what is trained on one fact makes tokens likely in others, whose
+shortlists don't have them."""
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -110,9 +113,9 @@ class PoolTraining:
             self.epoch()
             if on_epoch is not None:
                 on_epoch(self)
-            if bool(self.at_bar.all()):
+            if bool(self.at_bar.all()) or self.epochs % _CHECK_EVERY == 0:
                 found = self.check()
-                if all(verdict.passed for verdict in found):
+                if all(verdict.passed for verdict in found) or self.epochs >= self._settings.max_epochs:
                     return found
                 self.learn_from(found)
         return self.check()

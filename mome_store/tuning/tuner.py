@@ -108,7 +108,7 @@ class MemoryTuner:
         with store.snapshot() as snapshot:
             if "pool" in snapshot.modes:
                 raise SchemaError(
-                    f"{store.path} is a pool (mode 'pool'), whose facts share their experts: use PoolTuner"
+                    f"{store.path} is a pool, whose facts share their experts: use PoolTuner, or memorize with --mode pool"
                 )
             held = {wording: (group, m) for group, m in snapshot.memories() for wording in m.wordings}
         tasks: list[_Task] = []

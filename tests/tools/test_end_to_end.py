@@ -157,3 +157,34 @@ def test_ctrl_c_leaves_a_store_that_the_same_command_continues(mome: Mome, tmp_p
         assert len(snapshot.group_ids) < 24
     assert mome("verify", store, "--deep").code == 0
     assert mome("memorize", facts, "--store", store, "--json").json["memorized"] == 24
+
+
+def test_a_pool_goes_the_same_way_by_the_command_alone(mome: Mome, tmp_path: Path) -> None:
+    facts, store = tmp_path / "facts.jsonl", tmp_path / "store"
+    known = [fact for fact in airport_facts(5, 0, SEED) if fact.answer is not None]
+    write_facts(facts, known)
+    pool = ("memorize", facts, "--store", store, "--mode", "pool", "--json")
+    tuned = mome(*pool, "--experts", "8", "--top-k", "4").json
+    assert list(tuned) == ["facts", "memorized", "failed", "seconds", "seconds_per_fact", "bytes_per_fact"]
+    assert (tuned["facts"], tuned["memorized"], tuned["failed"]) == (5, 5, 0)
+    assert mome(*pool).json["memorized"] == 5
+    inspected = mome("inspect", store, "--json").json
+    assert (inspected["commit"], inspected["groups"], inspected["experts_live"], inspected["keys"]) == (1, 8, 8, 8)
+    assert mome("verify", store, "--deep", "--json").json == {"ok": True, "damage": []}
+    evaluated = mome("eval", facts, "--store", store, "--json").json
+    assert evaluated["exact_match"]["question"] == evaluated["exact_match"]["paraphrases"] == 1.0
+    assert evaluated["routed"]["same"] >= 0.8
+    asked = mome("ask", known[0].question, "--store", store, "--json").json
+    assert asked["answer"] == known[0].answer
+    assert asked["memory"]["group_id"] in range(1, 9) and asked["memory"]["question"] is None
+    owned = mome("memorize", facts, "--store", store)
+    assert owned.code == 1 and "--mode pool" in owned.err
+    larger = mome("memorize", facts, "--store", store, "--mode", "pool", "--experts", "9")
+    assert larger.code == 1 and "experts 8" in larger.err
+    forgotten = mome("forget", "--store", store, "--question", known[0].question)
+    assert forgotten.code == 1 and "pool" in forgotten.err
+
+
+def test_an_owned_store_refuses_to_become_a_pool(mome: Mome, trained: Trained) -> None:
+    pool = mome("memorize", trained.known, "--store", trained.store, "--mode", "pool")
+    assert pool.code == 1 and "owned" in pool.err and len(pool.err.splitlines()) == 1

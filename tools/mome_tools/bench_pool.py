@@ -1,5 +1,8 @@
-"""`mome bench pool`: the paper's claims on its own mode, tried out. How many facts does an expert hold, are random answers
-as easy as true ones, and below which loss does the model say a fact exactly when its answer is sampled?"""
+"""`mome bench pool`: what the paper claims of its own mode, tried out.
+
+How many facts does an expert hold? Are random answers as easy to memorise as true ones? Below which loss is a fact said
+exactly when its answer is sampled?
+"""
 
 from __future__ import annotations
 
@@ -236,7 +239,7 @@ def entry_facts(count: int, seed: int) -> list[Fact]:
     entries = airportsdata.load("ICAO")
     facts = []
     for fact in airport_facts(count, 0, seed):
-        entry = entries[fact.answer]
+        entry = entries[str(fact.answer)]
         where = f"{entry['lat']:.2f}, {entry['lon']:.2f}"
         answer = f"{entry['subd']}, {entry['elevation']:.0f} ft, {where}, {entry['tz']}"
         facts.append(Fact(fact.question.replace("the ICAO code", "the entry"), answer))
@@ -296,7 +299,7 @@ def _sample_figures(samples: Sequence[Sampled]) -> list[Figure]:
 
 
 def threshold(samples: Sequence[Sampled]) -> float:
-    """The highest loss such that, of all samples taken at or below it, `EXACT_SHARE` are exact; 0 where there is none."""
+    """The highest loss such that of all samples taken at or below it `EXACT_SHARE` are exact; 0 where there is none."""
     ordered = sorted(samples, key=lambda each: each.loss)
     shares = np.cumsum([each.exact for each in ordered]) / np.arange(1, len(ordered) + 1)
     good = np.flatnonzero(shares >= EXACT_SHARE)

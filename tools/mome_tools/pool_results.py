@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ def _sections(found: Experiments) -> list[str]:
     lines = [
         "## Facts per expert",
         "",
-        "The same facts, one wording each, on fewer and fewer experts. Chosen: experts that act on a query, the exponential",
-        "of the entropy of its weights.",
+        "The same facts, one wording each, on fewer and fewer experts. Chosen: experts that act on a query, exp of the",
+        "entropy of its weights.",
         "",
         "| facts | M | k | facts per expert | chosen | epochs | steps | mean loss | exact | at the bar |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -46,7 +47,7 @@ def _sections(found: Experiments) -> list[str]:
     lines += ["", "## The loss at which a fact is said", ""]
     lines += ["| loss per token | " + " | ".join(name for name, _ in _kinds(found)) + " |", "| --- | --- | --- |"]
     edges = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         cells = [_share([s for s in own if low <= s.loss < high]) for _, own in _kinds(found)]
         lines.append(f"| {low:g} to {high:g} | {' | '.join(cells)} |")
     return lines
