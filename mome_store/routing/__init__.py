@@ -1,7 +1,8 @@
 """From a question's text to the experts that hold its answer."""
 
 from mome_store.routing.encoder import QueryEncoder, SentenceEncoder
+from mome_store.routing.key_encoder import KeyEncoder
 from mome_store.routing.route import Route
 from mome_store.routing.router import Candidate, Router
 
-__all__ = ["Candidate", "QueryEncoder", "Route", "Router", "SentenceEncoder"]
+__all__ = ["Candidate", "KeyEncoder", "QueryEncoder", "Route", "Router", "SentenceEncoder"]

@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,6 +43,18 @@ class QueryEncoder(Protocol):
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """float32 [len(texts), dim], each row of unit length."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStates:
+    """Of one text: the last hidden states float32 [t, dim] of its tokens, and the characters int64 [t, 2] each stands
+    for.
+
+    A special token stands for none: its span is empty.
+    """
+
+    states: torch.Tensor
+    spans: NDArray[np.int64]
 
 
 class SentenceEncoder:
@@ -81,15 +94,49 @@ class SentenceEncoder:
         import torch
 
         vectors = np.empty((len(texts), self.dim), np.float32)
+        for rows, hidden, mask, _ in self._passes(texts, spans=False):
+            with torch.inference_mode():
+                if self._pooling == "cls":
+                    pooled = hidden[:, 0]
+                else:
+                    weights = mask.unsqueeze(-1).float()
+                    pooled = (hidden * weights).sum(1) / weights.sum(1)
+                vectors[rows] = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+        return vectors
+
+    def encode_tokens(self, texts: Sequence[str]) -> list[TokenStates]:
+        """The tokens of each text, on the cpu; cut as `encode` cuts."""
+        found: dict[int, TokenStates] = {}
+        for rows, hidden, mask, spans in self._passes(texts, spans=True):
+            lengths = mask.sum(1).tolist()
+            hidden = hidden.cpu()
+            for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+                found[row] = TokenStates(hidden[place, :length], spans[place, :length])
+        return [found[i] for i in range(len(texts))]
+
+    def vocabulary(self, count: int, start: int) -> list[str]:
+        """The tokenizer's whole words of four ASCII letters or more, in the order of their ids from `start` on."""
+        ids = sorted((number, word) for word, number in self._tokenizer.get_vocab().items() if number >= start)
+        return [word for _, word in ids if len(word) >= 4 and word.isascii() and word.isalpha()][:count]
+
+    def _passes(
+        self, texts: Sequence[str], spans: bool
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor, NDArray[np.int64]]]:
+        """Parts of the texts: which they are, hidden states [n, t, dim], mask [n, t] and the tokens' spans [n, t, 2].
+
+        Without `spans`, which slow tokenizers can't tell, there are none [0].
+        """
+        import torch
+
         if not texts:
-            return vectors
+            return
         lengths = [len(ids) for ids in self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]]
         for text, length in zip(texts, lengths, strict=True):
             if length > self._max_tokens:
                 warnings.warn(
                     f"the encoder reads {self._max_tokens} tokens and cuts a wording of {length}: {text[:60]!r}...",
                     UserWarning,
-                    stacklevel=2,
+                    stacklevel=3,
                 )
         order = sorted(range(len(texts)), key=lambda i: lengths[i])  # like lengths together: little padding
         for rows in _batches(order, [min(length, self._max_tokens) for length in lengths]):
@@ -99,16 +146,13 @@ class SentenceEncoder:
                 truncation=True,
                 max_length=self._max_tokens,
                 return_tensors="pt",
-            ).to(self._device)
+                return_offsets_mapping=spans,
+            )
+            places = tokens.pop("offset_mapping").numpy() if spans else np.empty(0, np.int64)
+            tokens = tokens.to(self._device)
             with torch.inference_mode():
                 hidden = self._model(**tokens).last_hidden_state.float()
-                if self._pooling == "cls":
-                    pooled = hidden[:, 0]
-                else:
-                    mask = tokens["attention_mask"].unsqueeze(-1).float()
-                    pooled = (hidden * mask).sum(1) / mask.sum(1)
-                vectors[rows] = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
-        return vectors
+            yield rows, hidden, tokens["attention_mask"], places
 
 
 def _resolve(name_or_path: str | Path | None) -> tuple[str, Path]:

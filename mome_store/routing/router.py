@@ -1,22 +1,21 @@
-"""From questions to experts: score the query's embedding against all keys, let the keys vote, and decide the gate.
+"""From questions to experts: score the query's key against all keys, let the keys vote, and let the gate decide.
 
-Owned mode, as it stands here: a query q = W_q e(text) is compared with every key by inner product; the `top_k`
-nearest keys vote for their groups; a group's score is that of its best key; the best group wins with weight 1.
+Owned mode: the `top_k` nearest keys, by inner product, vote for their groups; a group's score is that of its best key.
+With a trained router (`KeyEncoder`, the default) the gate then compares the nearest groups with the query in detail,
+takes the likeliest, and opens when its probability reaches `threshold` (gate.py).
 
-The gate opens when the winner's score reaches `threshold` and its lead reaches `margin`. The lead tells a fact in other
-words from a fact that the store does not hold: the latter lies between the keys of several facts. With the best
-key k of the winner and the best key r of the runner-up, the lead is
+With an encoder alone the best group wins, and the gate opens when its score reaches `threshold` and its lead reaches
+`margin`. The lead tells a fact in other words from a fact that the store does not hold: the latter lies between the
+keys of several facts. With the best key k of the winner and the best key r of the runner-up, the lead is
 
     (q.k - q.r) / (k.k - k.r)
 
-0 where q is as near to one as to the other and 1 where q is k itself, however alike the two facts are. On airports,
-with 99 % of the other wordings still answered, a plain difference of scores lets more than twice as many
-unknown ones through (benchmarks/gate.py).
+0 where q is as near to one as to the other and 1 where q is k itself, however alike the two facts are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +24,21 @@ from numpy.typing import NDArray
 
 from mome_store.errors import SchemaError
 from mome_store.routing.encoder import QueryEncoder, SentenceEncoder
+from mome_store.routing.gate import Reading, Surroundings, Wordings, features, stored_relations
 from mome_store.routing.index_cache import load_or_build_index
+from mome_store.routing.key_encoder import KeyEncoder, keys_of_readings
 from mome_store.routing.pool import PoolRouter
+from mome_store.routing.projection import BLOCKS
 from mome_store.routing.route import Route
+from mome_store.routing.words import words_of
 
 if TYPE_CHECKING:
     from mome_store.store import Snapshot
 
-DEFAULT_THRESHOLD = 0.70
+DEFAULT_THRESHOLD = 0.70  # these two: of an encoder alone
 DEFAULT_MARGIN = 0.40
+_COMPARED = 4  # groups that the trained gate compares with a query
+_REMEMBERED = 1 << 16  # groups whose wordings are kept at hand
 _NO_DISTANCE = 1e-6  # two groups with the very same key: the lead is then rounding noise, and must stay small
 
 
@@ -49,12 +54,18 @@ class Candidate:
 class Router:
     """Finds the group for each question in one snapshot. Made by `Router.open`.
 
-    Attributes: `encoder`, `threshold`, `margin`, `top_k`, `w_q` (float32 [key_dim, encoder.dim], identity at first),
-    `pool` (a PoolRouter where the store is a pool, else None).
+    Attributes: `encoder`, `threshold`, `margin`, `top_k`, `w_q` (float32 [key_dim, encoder.dim], the identity: a
+    trained projection is in the encoder), `pool` (a PoolRouter where the store is a pool, else None).
     """
 
     def __init__(
-        self, snapshot: Snapshot, encoder: QueryEncoder, top_k: int, threshold: float | None, margin: float | None
+        self,
+        snapshot: Snapshot,
+        encoder: QueryEncoder,
+        top_k: int,
+        threshold: float | None,
+        margin: float | None,
+        false_fire: float | None,
     ) -> None:
         if top_k < 1:
             raise SchemaError(f"top_k must be at least 1, found {top_k}")
@@ -63,7 +74,8 @@ class Router:
         self.encoder = encoder
         self.top_k = top_k
         self.w_q: NDArray[np.float32] = np.eye(snapshot.key_dim, encoder.dim, dtype=np.float32)
-        self._asked = (threshold, margin)
+        self._asked = {"threshold": threshold, "margin": margin, "false_fire": false_fire}
+        self._wordings: dict[int, Wordings] = {}
         self._load(snapshot)
 
     @classmethod
@@ -75,21 +87,25 @@ class Router:
         device: str = "cpu",
         threshold: float | None = None,
         margin: float | None = None,
+        false_fire: float | None = None,
     ) -> Router:
         """A router over `snapshot`'s keys.
 
         encoder: by default the one that the store remembers, on `device`. threshold, margin: by default those in the
-        store's meta value "router", else the module's. Raises SchemaError for an encoder other than the store's.
+        store's meta value "router", else the module's. false_fire: where a trained router is not told its threshold,
+        the share of questions that no fact answers for which its gate may open; by default the meta value's, else
+        `gate.FALSE_FIRE`, by kind of question.
+        Raises SchemaError for an encoder other than the store's.
         """
         remembered = snapshot.encoder
         if encoder is None:
-            encoder = SentenceEncoder(_name(remembered), device)
+            encoder = _encoder_of(remembered, device)
         if remembered and remembered.get("fingerprint") not in (None, encoder.identity["fingerprint"]):
             raise SchemaError(
                 f"{snapshot.path}: its keys were made by the encoder {_name(remembered)}; "
                 f"{encoder.identity['name']} is another one (fingerprints differ)"
             )
-        return cls(snapshot, encoder, top_k, threshold, margin)
+        return cls(snapshot, encoder, top_k, threshold, margin, false_fire)
 
     def refresh(self, snapshot: Snapshot) -> None:
         """Route by `snapshot` from now on: its keys, and its gate where `open` was not told one."""
@@ -106,24 +122,67 @@ class Router:
             return self.pool.route(self.encoder.encode(queries))
         route = Route.shut(len(queries))
         expert_ids, weights, group_ids = list(route.expert_ids), list(route.weights), list(route.group_ids)
-        for i, candidates in enumerate(self.score(queries)):
-            if not candidates:
-                continue
-            best = candidates[0]
-            route.scores[i] = best.score
-            route.opened[i] = best.score >= self.threshold and self.lead(candidates) >= self.margin
-            if route.opened[i]:
-                expert_ids[i] = self._experts_of(best.group_id)
+        for i, (winner, score, opened) in enumerate(self._decisions(queries)):
+            route.scores[i], route.opened[i] = score, opened
+            if opened:
+                expert_ids[i] = self._experts_of(winner)
                 weights[i] = np.ones(len(expert_ids[i]), np.float32)
-                group_ids[i] = (best.group_id,)
+                group_ids[i] = (winner,)
         return Route(tuple(expert_ids), tuple(weights), tuple(group_ids), route.scores, route.opened)
 
     def score(self, queries: Sequence[str]) -> list[tuple[Candidate, ...]]:
         """For each query the groups among its nearest keys, best first: at least two where the store has two."""
         if not queries:
             return []
-        embedded = np.ascontiguousarray(self.encoder.encode(queries) @ self.w_q.T, np.float32)
-        return self._nearest(embedded, self.top_k)
+        return self._nearest(self._projected(self.encoder.encode(queries), queries), self.top_k)
+
+    def _decisions(self, queries: Sequence[str]) -> Iterator[tuple[int, float, bool]]:
+        """Of each query the group that wins, its score, and whether the gate opens for it."""
+        if isinstance(self.encoder, KeyEncoder):
+            readings = self.encoder.read(queries)
+            keys = self._projected(keys_of_readings(readings, self.encoder.dim), queries)
+            for reading, candidates in zip(readings, self._nearest(keys, self.top_k), strict=True):
+                yield self._compared(reading, candidates, self.encoder)
+        else:
+            for candidates in self.score(queries):
+                if candidates:
+                    best = candidates[0]
+                    opened = best.score >= self.threshold and self.lead(candidates) >= self.margin
+                    yield best.group_id, best.score, opened
+                else:
+                    yield _NOBODY
+
+    def _compared(
+        self, reading: Reading, candidates: Sequence[Candidate], encoder: KeyEncoder
+    ) -> tuple[int, float, bool]:
+        nearest = candidates[:_COMPARED]
+        if not nearest:
+            return _NOBODY
+        router = encoder.router
+        wordings = [self._wordings_of(candidate.group_id) for candidate in nearest]
+        likely = router.gate.probability(features(reading, wordings, self._around))
+        best = int(likely.argmax())
+        opened = bool(likely[best] >= self.threshold) and self.lead([nearest[best], *candidates]) >= self.margin
+        return nearest[best].group_id, float(likely[best]), opened
+
+    def _wordings_of(self, group_id: int) -> Wordings:
+        found = self._wordings.get(group_id)
+        if found is None:
+            first, last = np.searchsorted(self._sorted_key_groups, [group_id, group_id + 1])
+            keys = np.stack([self._index.reconstruct(int(key)) for key in self._keys_by_group[first:last]])
+            memory = self._snapshot.group(group_id).memory
+            texts = memory.wordings if memory else ()
+            found = Wordings.of_keys(keys, [{word.text for word in words_of(text)} for text in texts])
+            if len(self._wordings) >= _REMEMBERED:
+                self._wordings.clear()
+            self._wordings[group_id] = found
+        return found
+
+    def _projected(self, vectors: NDArray[np.float32], queries: Sequence[str]) -> NDArray[np.float32]:
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            raise SchemaError(f"the encoder gives no finite vector for {queries[int(finite.argmin())][:60]!r}")
+        return np.ascontiguousarray(vectors @ self.w_q.T, np.float32)
 
     def lead(self, candidates: Sequence[Candidate]) -> float:
         """How clearly the first candidate wins (see the module): infinite without a second one."""
@@ -159,10 +218,32 @@ class Router:
         self._index = load_or_build_index(snapshot.path, snapshot.commit, keys)
         by_group = np.argsort(snapshot.expert_groups, kind="stable")
         self._expert_ids, self._expert_groups = snapshot.expert_ids[by_group], snapshot.expert_groups[by_group]
-        stored: Mapping[str, Any] = snapshot.meta("router", {})
-        threshold, margin = self._asked
-        self.threshold = float(stored.get("threshold", DEFAULT_THRESHOLD) if threshold is None else threshold)
-        self.margin = float(stored.get("margin", DEFAULT_MARGIN) if margin is None else margin)
+        self._snapshot = snapshot
+        self._keys_by_group = np.argsort(self._key_groups, kind="stable")
+        self._sorted_key_groups = self._key_groups[self._keys_by_group]
+        self._wordings.clear()
+        stored: dict[str, float] = dict(snapshot.meta("router", {}))
+        told = stored | {name: value for name, value in self._asked.items() if value is not None}
+        if isinstance(self.encoder, KeyEncoder):
+            blocks = keys.reshape(len(keys), len(BLOCKS), -1) * np.float32(len(BLOCKS) ** 0.5)
+            self._around = Surroundings(self.encoder.router.background, stored_relations(blocks))
+            calibrated = self.encoder.router.gate.threshold(told.get("false_fire"))
+            self.threshold = float(told.get("threshold", calibrated))
+            self.margin = float(told.get("margin", -np.inf))
+        else:
+            self.threshold = float(told.get("threshold", DEFAULT_THRESHOLD))
+            self.margin = float(told.get("margin", DEFAULT_MARGIN))
+
+
+_NOBODY = (-1, -np.inf, False)
+"""The decision where the store holds no key."""
+
+
+def _encoder_of(remembered: Mapping[str, Any] | None, device: str) -> QueryEncoder:
+    """The encoder that made a store's keys; the default one where it does not say."""
+    sentences = SentenceEncoder(_name(remembered), device)
+    router = (remembered or {}).get("router")
+    return sentences if router is None else KeyEncoder(sentences, router)
 
 
 def _name(encoder: Mapping[str, Any] | None) -> str | None:

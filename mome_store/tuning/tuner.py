@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from mome_store.errors import FactError, SchemaError
 from mome_store.modeling.base_model import BaseModelSource, fingerprint, load_base_model, resolve_base_model
 from mome_store.routing.index_cache import INDEX_FOLDER
+from mome_store.routing.thieves import find_thieves
 from mome_store.store import ExpertStore, Memory
 from mome_store.tuning.base_pass import check_cut, fact_constants, prefix_constants
 from mome_store.tuning.constants import Wordings, common_prefix
@@ -42,10 +43,10 @@ def create_store(
 
     Raises StoreExistsError, BaseModelMismatchError (no such model) and SchemaError.
     """
-    from mome_store.routing import SentenceEncoder
+    from mome_store.routing import KeyEncoder
 
     source = base if isinstance(base, BaseModelSource) else resolve_base_model(base)
-    encoder = SentenceEncoder() if encoder is None else encoder
+    encoder = KeyEncoder() if encoder is None else encoder
     model, _ = load_base_model(source)
     identity = {"name": source.name, "fingerprint": fingerprint(model)}
     schema = default_schema(model)
@@ -64,7 +65,11 @@ class MemoryTuner:
         self._settings = settings or TuningSettings()
 
     def memorize(
-        self, facts: Sequence[Fact], on_progress: Callable[[TuningProgress], None] | None = None
+        self,
+        facts: Sequence[Fact],
+        on_progress: Callable[[TuningProgress], None] | None = None,
+        *,
+        update: bool = False,
     ) -> TuningReport:
         """Trains the facts that the store does not hold yet, and commits them as they are finished.
 
@@ -73,13 +78,21 @@ class MemoryTuner:
         counts as memorised; with new wordings it is trained anew and its group replaced. When the call is cut short,
         what was committed stays, and the next call goes on from there.
 
+        At the end the new facts and their nearest old neighbours are routed. A new fact that would be answered by
+        another group, or that answers a wording of another one, is taken back and reported as failed; where it
+        replaced an older answer, that is gone.
+
+        update: a fact whose question the store answers otherwise takes the place of that group. The old group's bytes
+        stay in the shards until compaction.
+
         Raises FactError, before anything is trained, for a fact that can't be: no answer, an answer that the store has
-        otherwise, one that does not fit into the model's context or is not text that the tokenizer gives back.
+        otherwise (unless `update`, and it is that fact's own), one that does not fit into the model's context or is not
+        text that the tokenizer gives back.
         """
         begin = time.monotonic()
         memory, settings = self._memory, self._settings
         with writable(memory) as store:
-            queue, resumed = self._plan(facts, store)
+            queue, resumed = self._plan(facts, store, update)
             bytes_before = folder_bytes(store.path)
             replaces = {task.wordings: task.replaces for task in queue if task.replaces is not None}
             run = _Run(memory, settings, store, replaces, len(facts), resumed, on_progress)
@@ -88,6 +101,7 @@ class MemoryTuner:
             finally:
                 if run.group_ids:
                     memory.refresh()
+            run.take_back_thieves()
             grown = folder_bytes(store.path) - bytes_before
         seconds = time.monotonic() - begin
         trained = len(run.group_ids)
@@ -103,12 +117,12 @@ class MemoryTuner:
             steps_per_fact=run.steps / trained if trained else 0.0,
         )
 
-    def _plan(self, facts: Sequence[Fact], store: ExpertStore) -> tuple[list[_Task], int]:
+    def _plan(self, facts: Sequence[Fact], store: ExpertStore, update: bool) -> tuple[list[_Task], int]:
         """What there is to train, and how many of the facts the store holds already."""
         with store.snapshot() as snapshot:
             if "pool" in snapshot.modes:
                 raise SchemaError(
-                    f"{store.path} is a pool, whose facts share their experts: use PoolTuner, or memorize with --mode pool"
+                    f"{store.path} is a pool, whose facts share their experts: use PoolTuner, or memorize --mode pool"
                 )
             held = {wording: (group, m) for group, m in snapshot.memories() for wording in m.wordings}
         tasks: list[_Task] = []
@@ -116,20 +130,17 @@ class MemoryTuner:
         for fact in facts:
             if fact.answer is None:
                 raise FactError(fact.line, f"there is no answer to memorise for {fact.question!r} (answer: null)")
-            replaces: int | None = None
+            replaces, own = held.get(fact.question, (None, None))
             for wording in fact.wordings:
                 group, known = held.get(wording, (None, None))
-                if known is None:
-                    continue
-                if known.answer != fact.answer:
+                if known is not None and known.answer != fact.answer and not (update and group == replaces):
                     raise FactError(
                         fact.line,
                         f"the store answers {wording!r} with {known.answer!r} (group {group}), not {fact.answer!r}; "
-                        "forget that group first",
+                        "update that fact, or forget its group first",
                     )
-                if wording == fact.question:
-                    replaces = group
-            if replaces is not None and all(held.get(w, (None,))[0] == replaces for w in fact.wordings):
+            held_whole = all(held.get(w, (None,))[0] == replaces for w in fact.wordings)
+            if own is not None and own.answer == fact.answer and held_whole:
                 resumed += 1
                 continue
             tasks.append(_Task(fact, tokenized(self._memory, fact), replaces))
@@ -188,6 +199,7 @@ class _Run:
         self._on_progress = on_progress
         self._commits = 0
         self._finished: list[tuple[Trainee, Verdict]] = []
+        self._fact_of: dict[int, Fact] = {}
         self.group_ids: list[int] = []
         self.failed: list[FailedFact] = []
         self.steps = 0
@@ -274,8 +286,21 @@ class _Run:
                 add = txn.add_group if replaced is None else partial(txn.replace_group, replaced)
                 group_ids.append(add(experts=copy.weights(rank), keys=own, memory=memory_of(fact, verdict.nll)))
         self.group_ids += group_ids
+        self._fact_of.update(zip(group_ids, facts, strict=True))
         self._commits += 1
         self._finished.clear()
+
+    def take_back_thieves(self) -> None:
+        """Removes the new groups whose wordings go elsewhere, and those that a neighbour's wording goes to."""
+        thieves = find_thieves(self._memory.router, self._memory.snapshot, self.group_ids)
+        if not thieves:
+            return
+        with self._store.transaction() as txn:
+            for group in thieves:
+                txn.remove_group(group)
+        self.group_ids = [group for group in self.group_ids if group not in thieves]
+        self.failed += [FailedFact(self._fact_of[group], reason) for group, reason in thieves.items()]
+        self._memory.refresh()
 
     def _tell(self, in_training: int) -> None:
         if self._on_progress is not None:

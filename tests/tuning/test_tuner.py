@@ -205,5 +205,5 @@ def test_another_answer_to_a_question_that_the_store_knows_is_refused(make_memor
     memory = make_memory("llama")
     fact = make_facts(1)[0]
     MemoryTuner(memory).memorize([fact])
-    with pytest.raises(FactError, match="forget that group first"):
+    with pytest.raises(FactError, match="forget its group first"):
         MemoryTuner(memory).memorize([Fact("Another?", "ZZ", (fact.question,), line=7)])

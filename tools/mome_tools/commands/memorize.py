@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +15,9 @@ from mome_tools.commands.stores import StoreOption
 from mome_tools.output import JsonOption, bytes_text, note, print_fields, print_json, progress_bar
 
 if TYPE_CHECKING:
-    from mome_store.tuning import TuningProgress, TuningReport
+    from mome_store.modeling import MemoryModel
+    from mome_store.routing import QueryEncoder
+    from mome_store.tuning import TuningProgress
     from mome_store.tuning.facts import Fact
 
 
@@ -42,17 +46,42 @@ def memorize(
     top_k: Annotated[
         int | None, typer.Option("--top-k", metavar="K", min=1, help="Experts for a query, of a new pool; else 32.")
     ] = None,
+    router: Annotated[
+        str | None,
+        typer.Option("--router", metavar="R", help="Router of a new store: a file that `mome train-router` made."),
+    ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="A fact that the store answers otherwise takes the old one's place.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Train the model's memory until it says each answer exactly. Running it again continues where it stopped."""
     if mode is Mode.OWNED and (experts, top_k) != (None, None):
         raise typer.BadParameter("--experts and --top-k are of a pool: give --mode pool as well")
+    if mode is Mode.POOL and update:
+        raise typer.BadParameter("--update replaces a fact's own group, and a pool's facts have none")
     try:
         from mome_store.tuning.facts import load_facts
 
         facts = load_facts(facts_file)
         _refuse_unknowns(facts)
-        report = _tune(facts, store, model, encoder, mode, experts, top_k)
+        with progress_bar() as progress:
+            task = progress.add_task("loading", total=len(facts), note="")
+
+            def show(state: TuningProgress) -> None:
+                words = f"{state.in_training} in training, {state.failed} failed"
+                progress.update(task, description="memorizing", completed=state.done, total=state.total, note=words)
+
+            with _opened(store, model, _encoder(encoder, router)) as memory:
+                if mode is Mode.POOL:
+                    from mome_store.tuning import PoolSettings, PoolTuner
+
+                    settings = PoolSettings(experts=experts, top_k=top_k)
+                    report = PoolTuner(memory, settings).memorize(facts, on_progress=show)
+                else:
+                    from mome_store.tuning import MemoryTuner
+
+                    report = MemoryTuner(memory).memorize(facts, on_progress=show, update=update)
     except KeyboardInterrupt:
         note(f"interrupted: what was committed to {store} stands; the same command continues from there")
         raise typer.Exit(130) from None
@@ -80,35 +109,30 @@ def _refuse_unknowns(facts: list[Fact]) -> None:
             raise FactError(fact.line, f"{fact.question!r} has no answer to memorize (answer: null is for `mome eval`)")
 
 
-def _tune(
-    facts: list[Fact],
-    path: Path,
-    model: str | None,
-    encoder: str | None,
-    mode: Mode,
-    experts: int | None,
-    top_k: int | None,
-) -> TuningReport:
-    with progress_bar() as progress:
-        task = progress.add_task("loading", total=len(facts), note="")
+def _encoder(name: str | None, router: str | None) -> QueryEncoder | None:
+    """What makes the keys of a new store: None for the default; an encoder alone has a router only where one is
+    named.
+    """
+    from mome_store.routing import KeyEncoder, SentenceEncoder
 
-        from mome_store.errors import StoreNotFoundError
-        from mome_store.modeling import MemoryModel
-        from mome_store.routing import SentenceEncoder
-        from mome_store.store import ExpertStore
-        from mome_store.tuning import MemoryTuner, PoolSettings, PoolTuner, create_store
+    if name is None and router is None:
+        return None
+    sentences = SentenceEncoder(name)
+    return sentences if router is None else KeyEncoder(sentences, router)
 
-        def show(state: TuningProgress) -> None:
-            words = f"{state.in_training} in training, {state.failed} failed"
-            progress.update(task, description="memorizing", completed=state.done, total=state.total, note=words)
 
-        named = None if encoder is None else SentenceEncoder(encoder)
-        try:
-            store = ExpertStore.open(path, mode="r+")
-        except StoreNotFoundError:
-            create_store(path, model, named)
-            store = ExpertStore.open(path, mode="r+")
-        with store, MemoryModel.from_pretrained(model, store=store, encoder=named) as memory:
-            if mode is Mode.POOL:
-                return PoolTuner(memory, PoolSettings(experts=experts, top_k=top_k)).memorize(facts, on_progress=show)
-            return MemoryTuner(memory).memorize(facts, on_progress=show)
+@contextmanager
+def _opened(path: Path, model: str | None, encoder: QueryEncoder | None) -> Iterator[MemoryModel]:
+    """The store, made if need be, behind its model."""
+    from mome_store.errors import StoreNotFoundError
+    from mome_store.modeling import MemoryModel
+    from mome_store.store import ExpertStore
+    from mome_store.tuning import create_store
+
+    try:
+        store = ExpertStore.open(path, mode="r+")
+    except StoreNotFoundError:
+        create_store(path, model, encoder)
+        store = ExpertStore.open(path, mode="r+")
+    with store, MemoryModel.from_pretrained(model, store=store, encoder=encoder) as memory:
+        yield memory

@@ -1,0 +1,111 @@
+"""Ways to ask: generic augmentation of wordings, without a teacher model.
+
+A relation of relations.txt has names ("head office, main office") and whole questions ("Where is {e} based?"). Here the
+names are put into frames, and questions are put into the mouths of different people.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+_NAME_FRAMES = (
+    "What is the {r} of {e}?",
+    "What's {e}'s {r}?",
+    "Which {r} does {e} have?",
+    "Tell me the {r} of {e}.",
+    "Give me {e}'s {r}.",
+    "Give the {r} for {e}, please.",
+    "Could you tell me the {r} of {e}?",
+    "Do you happen to know {e}'s {r}?",
+    "I need the {r} of {e}.",
+    "I would like to know the {r} of {e}.",
+    "{e}: {r}?",
+    "{e} - {r}",
+    "{r} of {e}",
+    "{r} {e}",
+    "{e}, {r}?",
+    "look up {e}, {r}",
+    "About {e}: what is the {r}?",
+    "For {e}, state the {r}.",
+    "Regarding {e}, which {r} do we have on record?",
+    "Please confirm the {r} that we hold for {e}.",
+    "I forgot the {r} of {e}. What was it again?",
+    "A form asks me for the {r} of {e}. What do I write?",
+    "Somebody wants the {r} of {e} from me; what do I answer?",
+    "We talked about {e} over lunch and nobody knew the {r}. Can you help?",
+    "I'm filling in a table and the row for {e} lacks the {r}. What goes there?",
+    "My notes on {e} are incomplete: the {r} is missing. Fill it in.",
+    "can u tell me {e}'s {r} pls",
+    "hey, {r} of {e}?",
+    "When it comes to {e}, what would the {r} be?",
+    "Name the {r} of {e}.",
+    "The {r} of {e} is what exactly?",
+    "Is there a {r} on file for {e}, and what is it?",
+    "I have to call someone about {e} and they will ask me for the {r}. What is it?",
+    "With regard to {e}, may I ask what the {r} is?",
+    "Let me have the {r} that belongs to {e}.",
+    "Find out what {r} is given for {e}.",
+)
+_QUESTION_FRAMES = (
+    "{q}",
+    "{q}",
+    "{q}",
+    "{q}",
+    "Quick question: {q}",
+    "Hello! {q} Thanks a lot.",
+    "{q} I need it for a report.",
+    "Just wondering: {q}",
+    "Sorry to bother you. {q}",
+    "Please answer this for me: {q}",
+    "{q} My boss wants to know.",
+    "I can't remember. {q}",
+)
+_LOWER = 0.12  # share of wordings without capitals and marks, as people type them
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What can be asked of a kind of entity. names: noun phrases; questions: whole ones, with {e} in them."""
+
+    kind: str
+    names: tuple[str, ...]
+    questions: tuple[str, ...]
+
+    def ask(self, entity: str, chance: random.Random) -> str:
+        """The relation of `entity`, asked in some way."""
+        if self.questions and chance.random() < 0.45:
+            question = chance.choice(self.questions).replace("{e}", entity)
+            text = chance.choice(_QUESTION_FRAMES).replace("{q}", question)
+        else:
+            text = chance.choice(_NAME_FRAMES).replace("{r}", chance.choice(self.names)).replace("{e}", entity)
+        if chance.random() < _LOWER:
+            return text.lower().rstrip("?.!")
+        return text[0].upper() + text[1:] if chance.random() < 0.9 else text
+
+
+def load_relations() -> list[Relation]:
+    """The relations of relations.txt."""
+    return parse_relations((files(__package__) / "relations.txt").read_text(encoding="utf-8").splitlines())
+
+
+def parse_relations(lines: Sequence[str]) -> list[Relation]:
+    relations = []
+    kind = ""
+    for line in lines:
+        if not line.strip() or line.startswith("#"):
+            continue
+        if line.startswith("["):
+            kind = line.strip("[] \n")
+            continue
+        names, _, questions = line.partition("|")
+        relations.append(
+            Relation(
+                kind,
+                tuple(name.strip() for name in names.split(",")),
+                tuple(question.strip() for question in questions.split(";") if question.strip()),
+            )
+        )
+    return relations

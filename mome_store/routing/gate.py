@@ -1,0 +1,258 @@
+"""The gate: which of the nearest groups answers a query, or that none does.
+
+Sixteen features compare a query with a group; a small network, trained on the router's curriculum, makes of them the
+probability that the query asks for just this fact. The group with the highest one wins, if it reaches a threshold that
+was calibrated on questions that no fact answers.
+
+What the features rest on:
+
+* The blocks of the keys: how alike are what is asked, of whom, and the sentences as wholes.
+* A background: words of the encoder's vocabulary, each as the relation "What is the ... of it?". A query that is
+  nearer to some word of the background than to the group asks for that instead. An absolute similarity can't tell: a
+  true paraphrase is often less alike than another question about the same thing.
+* The relations that the store itself holds. Where others' telephone numbers are stored and this person's is not, the
+  query is nearer to those than to what is known of the person.
+* The words themselves. A name differs from its twin in one letter, which no embedding sees: each word of the query that
+  is likely to name the entity must be in a wording of the group.
+* The runner-up: how much of the way from its key to the winner's the query lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+FEATURES = (
+    "relation",
+    "relation, all wordings",
+    "entity",
+    "sentence",
+    "background",
+    "background lead",
+    "stored relations",
+    "names found",
+    "name missing",
+    "other word asked",
+    "own word not asked",
+    "own words found",
+    "lead",
+    "rival's names",
+    "wordings",
+    "query words",
+)
+FALSE_FIRE = {"stranger": 0.01, "twin": 0.01, "other relation": 0.02, "unrelated": 0.001}
+"""For which share of the questions that no fact answers a gate may open, by their kind: about an entity that nothing is
+stored of, or a near twin of a known one; about another relation of a known entity; about anything else."""
+_LOOKED_AT = 20_000
+_MOST_RELATIONS = 512
+_SAME_RELATION = 0.9  # cosine of two relation blocks
+_OWN_RELATION = 0.85
+_FAR = 0.5  # as far as matters, and what is said where the store has no other relation
+_NO_DISTANCE = 0.02  # of two relations that are all but one: the lead between them is noise and must stay small
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a router sees in a text.
+
+    blocks: float32 [3, width], relation, entity and sentence, each of unit length (see projection.py).
+    words: each word, and how likely it names the entity, 0 to 1.
+    """
+
+    blocks: Floats
+    words: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Wordings:
+    """A group, as the gate compares it with a query.
+
+    blocks: float32 [n, 3, width], of its keys.
+    words: those of any of its wordings; common: those of all. None where the group has no wordings, only keys.
+    """
+
+    blocks: Floats
+    words: frozenset[str] | None
+    common: frozenset[str] | None
+
+    @classmethod
+    def of_keys(cls, keys: Floats, wordings: Sequence[Iterable[str]]) -> Wordings:
+        """keys: float32 [n, 3 * width], of unit length; wordings: the words of each, none where they are not known."""
+        blocks = keys.reshape(len(keys), 3, -1) * np.float32(3**0.5)
+        words = [frozenset(each) for each in wordings]
+        return (
+            cls(blocks, frozenset.union(*words), frozenset.intersection(*words)) if words else cls(blocks, None, None)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What a query is compared with besides the candidates: the background, and the store's own relations [n,
+    width].
+    """
+
+    background: Background
+    relations: Floats
+
+
+class Background:
+    """Words of the encoder's vocabulary as relations: float32 [n, width], unit length."""
+
+    def __init__(self, words: Sequence[str], vectors: Floats) -> None:
+        self.words = tuple(words)
+        self.vectors = vectors
+        self.place = {word: i for i, word in enumerate(self.words)}
+
+
+def stored_relations(blocks: Floats) -> Floats:
+    """float32 [n, width]: relations that stand for those of all keys [m, 3, width], none twice.
+
+    Each in turn is kept that no kept one is close to. Of a large store a sample is looked at.
+    """
+    relations = blocks[:: max(1, len(blocks) // _LOOKED_AT), 0]
+    kept = np.empty((0, relations.shape[1]), np.float32)
+    while len(relations) and len(kept) < _MOST_RELATIONS:
+        kept = np.concatenate((kept, relations[:1]))
+        relations = relations[relations @ kept[-1] < _SAME_RELATION]
+    return kept
+
+
+def features(query: Reading, candidates: Sequence[Wordings], around: Surroundings) -> Floats:
+    """float32 [len(candidates), len(FEATURES)]. The candidates are those of one query: each is the others' rival."""
+    background = around.background
+    asked = background.vectors @ query.blocks[0]
+    stored = around.relations @ query.blocks[0]
+    similar = [np.einsum("nbw,bw->nb", each.blocks, query.blocks) for each in candidates]  # [n, 3] each
+    totals = [float(each.sum(axis=1).max()) for each in similar]
+    found = [_names_found(query, each) for each in candidates]
+    rows = np.zeros((len(candidates), len(FEATURES)), np.float32)
+    for i, (candidate, alike) in enumerate(zip(candidates, similar, strict=True)):
+        nearest = int(alike[:, 0].argmax())
+        relation = alike[nearest, 0]
+        own = candidate.blocks[:, 0] @ background.vectors.T  # [n, background]
+        distance = np.maximum(1 - own[nearest], _NO_DISTANCE)
+        rivals = [j for j in range(len(candidates)) if j != i]
+        rival = max(rivals, key=lambda j: totals[j], default=None)
+        rows[i] = (
+            relation,
+            alike[:, 0].mean(),
+            alike[:, 1].max(),
+            alike[:, 2].max(),
+            relation - asked.max(),
+            ((relation - asked) / distance).min(),
+            _stored_relation(candidate, relation, around.relations, stored),
+            found[i],
+            _name_missing(query, candidate),
+            _other_word_asked(query, candidate, background, asked, own),
+            _own_word_not_asked(query, candidate, background, asked, own),
+            _own_words_found(query, candidate),
+            1.0 if rival is None else _lead(query, candidate, alike, candidates[rival], similar[rival]),
+            max((found[j] for j in rivals), default=0.0) - found[i],
+            np.log(len(candidate.blocks)),
+            np.log1p(len(query.words)),
+        )
+    return rows
+
+
+def _stored_relation(candidate: Wordings, relation: float, relations: Floats, stored: Floats) -> float:
+    """How much nearer the query is to the group's relation, in others' words too, than to the store's other
+    relations.
+    """
+    own = (relations @ candidate.blocks[:, 0].T).max(axis=1) > _OWN_RELATION
+    nearest = max(relation, float(stored[own].max(initial=-1.0)))
+    return min(nearest - float(stored[~own].max(initial=-1.0)), _FAR)
+
+
+def _names_found(query: Reading, candidate: Wordings) -> float:
+    """Of the query's words, weighted by how likely each names the entity: the share that the group has."""
+    if candidate.words is None:
+        return 1.0
+    total = sum(query.words.values())
+    return sum(p for word, p in query.words.items() if word in candidate.words) / total if total > 0 else 0.0
+
+
+def _name_missing(query: Reading, candidate: Wordings) -> float:
+    """The likeliest name in the query that the group does not have."""
+    if candidate.words is None:
+        return 0.0
+    return max((p for word, p in query.words.items() if word not in candidate.words), default=0.0)
+
+
+def _other_word_asked(query: Reading, candidate: Wordings, background: Background, asked: Floats, own: Floats) -> float:
+    """How much more the query than the group is about one of the query's words that the group does not have."""
+    if candidate.words is None:
+        return 0.0
+    places = [
+        (background.place[word], 1 - p)
+        for word, p in query.words.items()
+        if word in background.place and word not in candidate.words
+    ]
+    return max((share * float(asked[at] - own[:, at].max()) for at, share in places), default=0.0)
+
+
+def _own_word_not_asked(
+    query: Reading, candidate: Wordings, background: Background, asked: Floats, own: Floats
+) -> float:
+    """How much more the group than the query is about one of the group's words that the query does not have."""
+    if candidate.common is None:
+        return 0.0
+    places = [
+        background.place[word] for word in candidate.common if word in background.place and word not in query.words
+    ]
+    return max((float(own[:, at].max() - asked[at]) for at in places), default=0.0)
+
+
+def _own_words_found(query: Reading, candidate: Wordings) -> float:
+    """Of the words that all wordings of the group have: the share that the query has."""
+    if not candidate.common:
+        return 1.0
+    return sum(word in query.words for word in candidate.common) / len(candidate.common)
+
+
+def _lead(query: Reading, winner: Wordings, alike: Floats, rival: Wordings, rival_alike: Floats) -> float:
+    """Where the query lies between the rival's nearest key (0) and the winner's (1), clipped to -1 .. 2."""
+    own, other = int(alike.sum(axis=1).argmax()), int(rival_alike.sum(axis=1).argmax())
+    key, rival_key = winner.blocks[own], rival.blocks[other]
+    distance = max(float((key * (key - rival_key)).sum()), _NO_DISTANCE)
+    return float(np.clip((alike[own].sum() - rival_alike[other].sum()) / distance, -1, 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """The network over the features, and what it gave for questions that no fact answers.
+
+    mean, scale: float32 [features]. hidden_weight [h, features], hidden_bias [h], output_weight [h], output_bias: of
+    the network, with tanh between its two layers. negatives: for each kind of question that no fact answers, the
+    probabilities float32 [n] that the best group got, ascending.
+    """
+
+    mean: Floats
+    scale: Floats
+    hidden_weight: Floats
+    hidden_bias: Floats
+    output_weight: Floats
+    output_bias: float
+    negatives: Mapping[str, Floats]
+
+    def probability(self, rows: Floats) -> Floats:
+        """float32 [n]: of rows [n, features], how likely each is the fact that is asked for."""
+        hidden = np.tanh((rows - self.mean) / self.scale @ self.hidden_weight.T + self.hidden_bias)
+        return np.asarray(1 / (1 + np.exp(-(hidden @ self.output_weight + self.output_bias))), np.float32)
+
+    def threshold(self, false_fire: float | None = None) -> float:
+        """The conformal quantile: of each kind of question that no fact answers, at most this share reaches it.
+
+        With n questions of a kind it is the ceil((n + 1)(1 - false_fire))-th smallest of their probabilities, so a new
+        one of that kind reaches it with a probability of at most `false_fire`; the highest over the kinds is taken.
+        false_fire: of every kind; None: those of `FALSE_FIRE`.
+        """
+        highest = 0.0
+        for kind, values in self.negatives.items():
+            share = FALSE_FIRE[kind] if false_fire is None else false_fire
+            rank = int(np.ceil((len(values) + 1) * (1 - share)))
+            highest = max(highest, float(values[rank - 1]) if rank <= len(values) else 1.0)
+        return highest

@@ -1,0 +1,403 @@
+"""The recipe of a trained router: the curriculum's questions in, projection, background and gate out.
+
+1. The projection learns, contrastively, from questions about invented entities: the relation block to bring together
+   the same relation of different entities, among other relations of the same kinds of entity; the entity block the same
+   entity in different relations, among its near twins; the sentence block, and all three together, the same fact. The
+   tagger learns which tokens name the entity.
+2. The gate learns from small stores and questions to them. Its features must look as they will on relations that the
+   projection never saw. So the kinds of entities are cut into folds; a projection that was trained on the others gives
+   a fold's features, and the gate learns from all folds together.
+3. A share of the stores is kept for calibration: what the gate says of questions there that no fact answers.
+4. The projection that is kept is trained on all kinds.
+
+A user's own facts can be added: the gate then learns from them too, with some of each fact's wordings as its keys, and
+is calibrated on those that are unknown. The projection does not change, so the stores that it made keys for stay good.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from mome_store.routing.curriculum.lessons import NEGATIVES, STRANGER, Asker, Lesson, Query, Question, StoredFact
+from mome_store.routing.curriculum.wordings import Relation, load_relations
+from mome_store.routing.encoder import SentenceEncoder, TokenStates
+from mome_store.routing.gate import (
+    FEATURES,
+    Background,
+    Floats,
+    Gate,
+    Surroundings,
+    Wordings,
+    features,
+    stored_relations,
+)
+from mome_store.routing.key_encoder import keys_of_readings, pad_states, read_states
+from mome_store.routing.projection import BLOCKS, Projection
+from mome_store.routing.trained import TrainedRouter, router_from_bytes
+
+Progress = Callable[[str, int, int], None]
+_WORDS = "words"  # the kind of questions that have a word of the vocabulary for what is asked
+_FEWEST_OWN = 20  # facts of a user that lessons are made of
+_PIECE = 512  # texts encoded between two reports
+
+
+@dataclass(frozen=True)
+class RouterSettings:
+    """The recipe's numbers; the shipped router was made with these.
+
+    entities: whose questions the projection learns from; words: and as many relations that are words. steps: of its
+    training; temperature: of its contrast.
+    folds: parts that the kinds of entity are cut into. lessons: small stores, of lesson_entities entities at most.
+    calibration: share of the lessons that the threshold is told by. candidates: groups of a query that the gate
+    compares.
+    background: words of the encoder's vocabulary, from its `vocabulary_start`-th on.
+    """
+
+    seed: int = 1
+    width: int = 128
+    entities: int = 5000
+    words: int = 2500
+    steps: int = 600
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    temperature: float = 0.07
+    folds: int = 3
+    lessons: int = 45
+    lesson_entities: int = 60
+    calibration: float = 0.3
+    candidates: int = 4
+    hidden: int = 16
+    gate_steps: int = 1500
+    background: int = 8000
+    vocabulary_start: int = 1996
+
+
+def train_router(
+    encoder: SentenceEncoder,
+    settings: RouterSettings | None = None,
+    on_progress: Progress | None = None,
+    *,
+    keep: TrainedRouter | None = None,
+    facts: Sequence[OwnFact] = (),
+) -> TrainedRouter:
+    """A router for `encoder`; the same for the same settings, up to the rounding of sums.
+
+    on_progress: told what is done, how much of it, and of how much. keep: a router whose projection is kept, so that
+    only the gate is trained. facts: the user's own, for the gate.
+    """
+    settings = settings or RouterSettings()
+    tell = on_progress or (lambda what, done, total: None)
+    run = _Run(encoder, settings, load_relations(), tell)
+    return run.train(keep, facts)
+
+
+@dataclass(frozen=True)
+class OwnFact:
+    """A user's fact, for the gate: its wordings, two or more; or, not `known`, questions that nothing should answer."""
+
+    wordings: tuple[str, ...]
+    known: bool = True
+
+
+class _Asked(NamedTuple):
+    """The projection's lessons: per question its token states, relation, entity, kind and which tokens name the
+    entity.
+    """
+
+    states: list[TokenStates]
+    relation: torch.Tensor
+    entity: torch.Tensor
+    kind: list[str]
+    named: list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A lesson as encoded text."""
+
+    lesson: Lesson
+    keys: list[TokenStates]  # of all facts' questions, in order
+    queries: list[TokenStates]
+
+
+class _Run:
+    def __init__(
+        self, encoder: SentenceEncoder, settings: RouterSettings, relations: Sequence[Relation], tell: Progress
+    ) -> None:
+        self._encoder = encoder
+        self._settings = settings
+        self._relations = relations
+        self._tell = tell
+        self._kinds = sorted({relation.kind for relation in relations})
+        random.Random(settings.seed).shuffle(self._kinds)
+        self._vocabulary = encoder.vocabulary(settings.background, settings.vocabulary_start)
+
+    def train(self, keep: TrainedRouter | None, facts: Sequence[OwnFact]) -> TrainedRouter:
+        settings = self._settings
+        background = self._encoded("background", [f"What is the {word} of it?" for word in self._vocabulary])
+        asked = self._asked()
+        rows: list[Floats] = []
+        labels: list[NDArray[np.bool_]] = []
+        calibration: list[tuple[str, Floats]] = []  # the kind of a query that no fact answers, its candidates' features
+        for fold in range(settings.folds):
+            kinds = self._kinds[fold :: settings.folds]
+            projection = self._train_projection(asked, {k for k in self._kinds if k not in kinds}, f"fold {fold + 1}")
+            words = self._background(background, projection)
+            asker = Asker(self._relations, kinds, self._vocabulary, settings.seed + 100 + fold)
+            count = settings.lessons // settings.folds
+            for number in range(count):
+                lesson = asker.lesson(asker.chance.randint(8, settings.lesson_entities))
+                compared = _compared(
+                    self._seen(lesson, f"fold {fold + 1}, lesson {number + 1}"), projection, words, settings
+                )
+                if number < settings.calibration * count:
+                    calibration += [(kind, each) for kind, each, _ in compared if kind]
+                else:
+                    rows += [each for _, each, _ in compared]
+                    labels += [right for _, _, right in compared]
+        projection = keep.projection if keep else self._train_projection(asked, set(self._kinds), "projection")
+        words = self._background(background, projection)
+        for number, lesson in enumerate(own_lessons(facts, settings.seed)):
+            compared = _compared(self._seen(lesson, f"own facts, lesson {number + 1}"), projection, words, settings)
+            if number % 2:
+                calibration += [(kind, each) for kind, each, _ in compared if kind]
+            else:
+                rows += [each for _, each, _ in compared]
+                labels += [right for _, _, right in compared]
+        gate = _train_gate(np.concatenate(rows), np.concatenate(labels), settings)
+        router = TrainedRouter(
+            encoder=str(self._encoder.identity["fingerprint"]),
+            projection=projection,
+            background=words,
+            gate=_calibrated(gate, calibration),
+            recipe=asdict(settings),
+        )
+        return router_from_bytes(router.to_bytes())  # as whoever loads it will have it: rounded
+
+    def _asked(self) -> _Asked:
+        settings = self._settings
+        asker = Asker(self._relations, self._kinds, self._vocabulary, settings.seed)
+        by_entity = asker.questions(settings.entities)
+        by_word = [[question] for each in asker.words(settings.words) for question in each]
+        groups = by_entity + by_word
+        questions = [question for each in groups for question in each]
+        states = self._encoded("questions", [question.text for question in questions])
+        kinds = [relation.kind for relation in self._relations]
+        return _Asked(
+            states,
+            torch.tensor([question.relation for question in questions]),
+            torch.tensor([i for i, each in enumerate(groups) for _ in each]),
+            [kinds[question.relation] if question.relation < len(kinds) else _WORDS for question in questions],
+            [_named(question, each) for question, each in zip(questions, states, strict=True)],
+        )
+
+    def _seen(self, lesson: Lesson, what: str) -> _Seen:
+        keys = [text for fact in lesson.facts for text in fact.wordings]
+        states = self._encoded(what, keys + [query.text for query in lesson.queries])
+        return _Seen(lesson, states[: len(keys)], states[len(keys) :])
+
+    def _encoded(self, what: str, texts: Sequence[str]) -> list[TokenStates]:
+        found: list[TokenStates] = []
+        for start in range(0, len(texts), _PIECE):
+            found += self._encoder.encode_tokens(texts[start : start + _PIECE])
+            self._tell(what, len(found), len(texts))
+        return found
+
+    def _background(self, states: Sequence[TokenStates], projection: Projection) -> Background:
+        texts = [""] * len(states)  # only their blocks are wanted, not their words
+        vectors = np.array([reading.blocks[0] for reading in read_states(texts, states, projection)])
+        return Background(self._vocabulary, vectors)
+
+    def _train_projection(self, asked: _Asked, kinds: set[str], what: str) -> Projection:
+        settings = self._settings
+        torch.manual_seed(settings.seed)
+        batches = _Batches(asked, kinds, settings.seed)
+        projection = Projection(self._encoder.dim, settings.width)
+        optimizer = torch.optim.AdamW(
+            projection.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings.steps))
+        for step in range(settings.steps):
+            batch = batches.draw()
+            loss = _contrast(projection, asked, batch, settings.temperature)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            self._tell(what, step + 1, settings.steps)
+        return projection.requires_grad_(False).eval()
+
+
+def _rate(step: int, steps: int) -> float:
+    """Of the learning rate: a short rise, then a straight fall to 0."""
+    return min(1.0, (step + 1) / 30) * (1 - step / steps)
+
+
+class _Batches:
+    """Questions for a step: some relations of a few kinds, which are each other's negatives, entities with twins,
+    words.
+    """
+
+    _KINDS, _RELATIONS, _EACH, _ENTITIES, _WORDS = 6, 5, 5, 14, 24
+
+    def __init__(self, asked: _Asked, kinds: set[str], seed: int) -> None:
+        self._random = random.Random(seed)
+        self._of_kind: dict[str, dict[int, list[int]]] = {kind: {} for kind in sorted(kinds)}
+        self._of_entity: dict[int, list[int]] = {}
+        for i, kind in enumerate(asked.kind):
+            if kind in kinds:
+                self._of_kind[kind].setdefault(int(asked.relation[i]), []).append(i)
+                self._of_entity.setdefault(int(asked.entity[i]), []).append(i)
+        self._entities = sorted(self._of_entity)
+        words: dict[int, list[int]] = {}
+        for i, kind in enumerate(asked.kind):
+            if kind == _WORDS:
+                words.setdefault(int(asked.relation[i]), []).append(i)
+        self._words = list(words.values())
+
+    def draw(self) -> list[int]:
+        chosen: set[int] = set()
+        for kind in self._random.sample(list(self._of_kind), min(self._KINDS, len(self._of_kind))):
+            relations = self._of_kind[kind]
+            for relation in self._random.sample(sorted(relations), min(self._RELATIONS, len(relations))):
+                chosen.update(self._random.sample(relations[relation], min(self._EACH, len(relations[relation]))))
+        for place in self._random.sample(range(len(self._entities) - 1), min(self._ENTITIES, len(self._entities) - 1)):
+            for entity in self._entities[place : place + 2]:
+                chosen.update(self._of_entity[entity])
+        for questions in self._random.sample(self._words, min(self._WORDS, len(self._words))):
+            chosen.update(questions)
+        return sorted(chosen)
+
+
+def _contrast(projection: Projection, asked: _Asked, batch: Sequence[int], temperature: float) -> torch.Tensor:
+    rows = torch.tensor(batch)
+    padded, mask = pad_states([asked.states[i] for i in batch])
+    named = torch.nn.utils.rnn.pad_sequence([asked.named[i] for i in batch], batch_first=True)
+    tags, blocks = projection(padded, mask)
+    relation, entity = asked.relation[rows], asked.entity[rows]
+    fact = entity * (int(asked.relation.max()) + 1) + relation
+    together = blocks.flatten(1) / math.sqrt(blocks.shape[1])
+    return (
+        functional.binary_cross_entropy_with_logits(tags[mask], named[mask])
+        + _supervised_contrast(blocks[:, 0], relation, temperature)
+        + _supervised_contrast(blocks[:, 1], entity, temperature)
+        + 0.5 * _supervised_contrast(blocks[:, 2], fact, temperature)
+        + 0.5 * _supervised_contrast(together, fact, temperature)
+    )
+
+
+def _supervised_contrast(vectors: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Khosla et al., Supervised Contrastive Learning (2020): vectors [n, d] of equal label attract, all others
+    repel.
+    """
+    itself = torch.eye(len(vectors), dtype=torch.bool)
+    scores = (vectors @ vectors.T / temperature).masked_fill(itself, -1e9)
+    same = (labels[:, None] == labels) & ~itself
+    count = same.sum(dim=1)
+    likely = (scores.log_softmax(dim=1) * same).sum(dim=1)[count > 0] / count[count > 0]
+    return -likely.mean()
+
+
+def own_lessons(facts: Sequence[OwnFact], seed: int) -> list[Lesson]:
+    """Two lessons from a user's facts, one to learn from and one to calibrate with; none where there are too few.
+
+    Of each half of the facts two in three are stored, with some of their wordings; the others are asked about.
+    """
+    if len(facts) < _FEWEST_OWN:
+        return []
+    chance = random.Random(seed)
+    shuffled = chance.sample(list(facts), len(facts))
+    lessons = []
+    for half in (shuffled[::2], shuffled[1::2]):
+        stored: list[StoredFact] = []
+        queries: list[Query] = []
+        for number, fact in enumerate(half):
+            if fact.known and len(fact.wordings) > 1 and number % 3:
+                asked = chance.randrange(len(fact.wordings))
+                queries.append(Query(fact.wordings[asked], len(stored), ""))
+                stored.append(StoredFact(tuple(w for i, w in enumerate(fact.wordings) if i != asked)))
+            else:
+                queries += [Query(wording, None, STRANGER) for wording in fact.wordings]
+        lessons.append(Lesson(tuple(stored), tuple(queries)))
+    return lessons
+
+
+def _named(question: Question, states: TokenStates) -> torch.Tensor:
+    """float32 [t]: 1 for the tokens that name the entity."""
+    starts, ends = states.spans[:, 0], states.spans[:, 1]
+    return torch.from_numpy(((ends > starts) & (starts >= question.start) & (ends <= question.end)).astype(np.float32))
+
+
+def _compared(
+    seen: _Seen, projection: Projection, background: Background, settings: RouterSettings
+) -> list[tuple[str, Floats, NDArray[np.bool_]]]:
+    """For each query of a lesson its kind, its nearest facts' features, and which of these answer it.
+
+    A query whose fact is not among the nearest is left out: the gate can't help it.
+    """
+    lesson = seen.lesson
+    texts = [text for fact in lesson.facts for text in fact.wordings]
+    keys = read_states(texts, seen.keys, projection)
+    matrix = keys_of_readings(keys, len(BLOCKS) * projection.width)
+    facts: list[Wordings] = []
+    owner: list[int] = []
+    for number, fact in enumerate(lesson.facts):
+        own = slice(len(owner), len(owner) + len(fact.wordings))
+        facts.append(Wordings.of_keys(matrix[own], [reading.words for reading in keys[own]]))
+        owner += [number] * len(fact.wordings)
+    owners = np.array(owner)
+    blocks = np.array([reading.blocks for reading in keys])
+    around = Surroundings(background, stored_relations(blocks))
+    found = []
+    queries = read_states([query.text for query in lesson.queries], seen.queries, projection)
+    for query, reading in zip(lesson.queries, queries, strict=True):
+        nearest = owners[np.argsort(-(matrix @ reading.blocks.reshape(-1)), kind="stable")]
+        chosen = list(dict.fromkeys(nearest.tolist()))[: settings.candidates]
+        right = np.array([number == query.answer for number in chosen])
+        if query.answer is None or right.any():
+            found.append((query.kind, features(reading, [facts[number] for number in chosen], around), right))
+    return found
+
+
+def _train_gate(rows: Floats, labels: NDArray[np.bool_], settings: RouterSettings) -> Gate:
+    torch.manual_seed(settings.seed)
+    mean, scale = rows.mean(axis=0), rows.std(axis=0) + np.float32(1e-3)
+    inputs = torch.from_numpy((rows - mean) / scale)
+    targets = torch.from_numpy(labels.astype(np.float32))
+    hidden, output = torch.nn.Linear(len(FEATURES), settings.hidden), torch.nn.Linear(settings.hidden, 1)
+    optimizer = torch.optim.AdamW([*hidden.parameters(), *output.parameters()], lr=1e-2, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings.gate_steps))
+    for _ in range(settings.gate_steps):
+        chosen = torch.randint(len(inputs), (2048,))
+        logits = output(torch.tanh(hidden(inputs[chosen]))).squeeze(-1)
+        loss = functional.binary_cross_entropy_with_logits(logits, targets[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return Gate(
+        mean=mean,
+        scale=scale,
+        hidden_weight=hidden.weight.detach().numpy(),
+        hidden_bias=hidden.bias.detach().numpy(),
+        output_weight=output.weight[0].detach().numpy(),
+        output_bias=float(output.bias.detach()),
+        negatives={},
+    )
+
+
+def _calibrated(gate: Gate, calibration: Sequence[tuple[str, Floats]]) -> Gate:
+    negatives: Mapping[str, Floats] = {
+        kind: np.sort([gate.probability(rows).max() for name, rows in calibration if name == kind]).astype(np.float32)
+        for kind in NEGATIVES
+    }
+    return replace(gate, negatives=negatives)

@@ -1,0 +1,40 @@
+"""Words as the gate compares them."""
+
+from __future__ import annotations
+
+import pytest
+
+from mome_store.routing.words import words_of
+
+
+def texts(text: str) -> set[str]:
+    return {word.text for word in words_of(text)}
+
+
+def test_case_and_accents_do_not_matter() -> None:
+    assert texts("Ångström CAFÉ") == texts("angstrom cafe")
+
+
+def test_an_identifier_is_whole_as_well_as_in_parts() -> None:
+    assert {"8086", "15f3", "8086:15f3"} <= texts("device 8086:15f3?")
+    assert "aa:bb:c1" in texts("AA:BB:C1") and texts("AA:BB:C1") != texts("C1:AA:BB")
+
+
+def test_words_joined_without_a_digit_are_not_an_identifier() -> None:
+    assert texts("and/or") == {"and", "or"}
+
+
+def test_the_order_of_initials_tells_names_apart() -> None:
+    swapped = texts("Edda P. J. Rinaldi") ^ texts("Edda J. P. Rinaldi")
+    assert {"p j", "j p"} <= swapped
+    assert texts("Edda P. J. Rinaldi") == texts("edda p j rinaldi")
+
+
+@pytest.mark.parametrize("text", ["", "?!", "   "])
+def test_a_text_without_words_has_none(text: str) -> None:
+    assert words_of(text) == []
+
+
+def test_a_word_knows_where_it_stands() -> None:
+    text = "Tell me Anna's number"
+    assert [text[word.start : word.end] for word in words_of(text)[:4]] == ["Tell", "me", "Anna", "s"]
