@@ -16,7 +16,7 @@ class PoolSettings:
     Of a new pool; None: what the pool has, or for a new one the default that is named here.
     experts: M, by default one for each fact, and at least `top_k`.
     top_k: experts that a query gets, by default 32 (or M, if that is less).
-    temperature: of the softmax over their scores, by default 0.05.
+    temperature: of the softmax over their scores, by default 0.1.
     activation: where experts act: "answer" (default), from the last prompt token on, or "all" tokens, as published.
 
     The generalisation stage, which trains the selection:
@@ -39,10 +39,10 @@ class PoolSettings:
     selection_rate: float = 1e-3
     balance: float = 1.0
     noise: float = 0.3
-    batch_wordings: int = 64
+    batch_wordings: int = 16
     batch_tokens: int = 2048
     learning_rate: float = 1e-2
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[float, float] = (0.9, 0.95)
     max_epochs: int = 100
     stop_probability: float = 0.99
     competitors: int = 32

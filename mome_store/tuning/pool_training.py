@@ -80,6 +80,7 @@ class PoolTraining:
         self.steps = 0
         self.mean_loss = math.inf
         self.losses = torch.full((len(selected.wordings),), math.inf)
+        device = upper.model.device
         whole_prompt = activation == "all"
         prompts = [each.prompts[0] for each in selected.wordings]
         prefix = prefix_constants(upper, () if whole_prompt else common_prefix(prompts))
@@ -97,10 +98,10 @@ class PoolTraining:
                 n: (firsts.a[n], torch.zeros(experts, upper.schema.rank, d))
                 for n, (_, d) in upper.schema.modules.items()
             }
-        self._parameters = {name: (a.clone(), b.clone()) for name, (a, b) in start.items()}
+        self._parameters = {name: (a.to(device, copy=True), b.to(device, copy=True)) for name, (a, b) in start.items()}
         self._first = {name: _zeros_like(pair) for name, pair in self._parameters.items()}
         self._second = {name: _zeros_like(pair) for name, pair in self._parameters.items()}
-        self._expert_steps = torch.zeros(experts)
+        self._expert_steps = torch.zeros(experts, device=device)
 
     @property
     def at_bar(self) -> torch.Tensor:
@@ -138,17 +139,16 @@ class PoolTraining:
         )
         found: dict[int, Verdict] = {}
         for batch in self._batches:
-            count = len(batch.rows)
             source = RecordedExperts(
                 self._upper.schema,
                 records,
-                sequence_of=torch.arange(count),
+                sequence_of=batch.batch.fact_of,
                 positions=batch.batch.targets.shape[1],
                 indptr=np.arange(0, batch.experts.size + 1, self._k),
                 experts=batch.experts.reshape(-1),
                 weights=batch.weights.reshape(-1),
             )
-            each = verdicts(self._upper, batch.batch, source, torch.arange(count), count, self._limit)
+            each = verdicts(self._upper, batch.batch, source, batch.batch.fact_of, len(batch.rows), self._limit)
             found |= zip(batch.rows, each, strict=True)
         return [found[row] for row in range(len(found))]
 
@@ -159,7 +159,7 @@ class PoolTraining:
 
     def stacked(self) -> Weights:
         """The experts as `Transaction.add_groups` takes them: module -> (A [M, r, d_in], B [M, d_out, r]), float32."""
-        return {name: (a.numpy(), b.transpose(1, 2).numpy()) for name, (a, b) in self._parameters.items()}
+        return {name: (a.cpu().numpy(), b.transpose(1, 2).cpu().numpy()) for name, (a, b) in self._parameters.items()}
 
     def _parts(self, selected: SelectedWordings, whole_prompt: bool) -> Iterator[list[int]]:
         """The wordings, by place, in batches of like length."""
@@ -189,7 +189,7 @@ class PoolTraining:
                 logits.transpose(1, 2), batch.targets, ignore_index=IGNORED, reduction="none"
             )
             gradients = torch.autograd.grad(loss.sum(), flat)
-        self.losses[batch.rows] = loss.detach().amax(1)
+        self.losses[batch.rows] = loss.detach().amax(1).cpu()
         self._adam(used, gradients)
         self.steps += 1
         return float(loss.detach().sum())
@@ -242,18 +242,19 @@ class _PoolBatch:
         selected: SelectedWordings,
         prefix: Prefix,
     ) -> _PoolBatch:
+        device = upper.model.device
         experts, weights = selected.experts[rows], selected.weights[rows]
         union, place = np.unique(experts, return_inverse=True)
         spread = torch.zeros(len(rows), len(union))
         spread.scatter_(1, torch.from_numpy(place.reshape(experts.shape)), torch.from_numpy(weights))
-        empty = torch.empty(0, dtype=torch.int64)
+        empty = torch.empty(0, dtype=torch.int64, device=device)
         made = cls(
             rows=rows,
             batch=collate(constants, prefix),
             experts=experts,
             weights=weights,
-            union=torch.from_numpy(union),
-            union_weights=spread.repeat_interleave(upper.schema.rank, 1)[:, None],
+            union=torch.from_numpy(union).to(device),
+            union_weights=spread.repeat_interleave(upper.schema.rank, 1)[:, None].to(device),
             shortlist=empty,
             targets=empty,
             head_weight=empty,
@@ -314,7 +315,7 @@ class _FirstDirections:
             self._most[own] = np.maximum(self._most[own], own_weights)
             for name, rows in each.items():
                 if len(rows):
-                    self.a[name][won] = rows
+                    self.a[name][won] = rows.cpu()
 
 
 def _constants(

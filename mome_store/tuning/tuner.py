@@ -122,7 +122,7 @@ class MemoryTuner:
         with store.snapshot() as snapshot:
             if "pool" in snapshot.modes:
                 raise SchemaError(
-                    f"{store.path} is a pool, whose facts share their experts: use PoolTuner, or memorize --mode pool"
+                    f"{store.path} is a pool, whose facts share their experts; memorize with PoolTuner (--mode pool)"
                 )
             held = {wording: (group, m) for group, m in snapshot.memories() for wording in m.wordings}
         tasks: list[_Task] = []
