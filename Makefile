@@ -52,7 +52,7 @@ format: setup
 
 # Every figure that has a bar, with its peers; about half an hour on an idle machine. Goes on when a bar is missed.
 bench: setup
-	failed=; for what in fetch apply route generate store tune; do \
+	failed=; for what in fetch apply route generate store tune pool; do \
 	    $(BIN)/mome bench $$what --save docs/results || failed="$$failed $$what"; \
 	done; test -z "$$failed" || { echo "bars missed by:$$failed"; exit 1; }
 

@@ -211,7 +211,7 @@ class _Laboratory:
             self._on_progress("pools without a store", self._done, self._runs)
             losses.append(training.mean_loss)
             if samples is not None:
-                samples.extend(_sampled(verdict, draw) for verdict in training.check())
+                samples.extend(sampled(verdict, draw) for verdict in training.check())
 
         wordings = [tokenized(self._memory, fact) for fact in facts]
         encoder = self._memory.router.encoder
@@ -249,7 +249,7 @@ def entry_facts(count: int, seed: int) -> list[Fact]:
 _CHARACTERS = string.ascii_lowercase + string.digits
 
 
-def _sampled(verdict: Verdict, draw: np.random.Generator) -> Sampled:
+def sampled(verdict: Verdict, draw: np.random.Generator) -> Sampled:
     """Answers sampled at temperature 1.
 
     As long as every token drawn is the answer's, the next one is drawn from the distribution that the check has seen;
@@ -293,12 +293,14 @@ def _sample_figures(samples: Sequence[Sampled]) -> list[Figure]:
     for tokens, name in ((False, "four letters"), (True, f"{RANDOM_LENGTH} random characters")):
         own = [each for each in samples if (each.tokens > 12) is tokens]
         figures.append(
-            Figure(f"loss per token below which {EXACT_SHARE:.0%} of samples are exact, {name}", threshold(own))
+            Figure(
+                f"loss per token below which {EXACT_SHARE:.0%} of samples are exact, {name}", sampling_threshold(own)
+            )
         )
     return figures
 
 
-def threshold(samples: Sequence[Sampled]) -> float:
+def sampling_threshold(samples: Sequence[Sampled]) -> float:
     """The highest loss such that of all samples taken at or below it `EXACT_SHARE` are exact; 0 where there is none."""
     ordered = sorted(samples, key=lambda each: each.loss)
     shares = np.cumsum([each.exact for each in ordered]) / np.arange(1, len(ordered) + 1)

@@ -13,8 +13,14 @@ from mome_tools.results import save_results
 
 def save_pool(found: Experiments, folder: Path) -> None:
     """Writes pool.json, pool.md and pool.png into `folder`."""
-    save_results("pool", found.figures, folder, sections=_sections(found), values=found.to_json())
-    _plot(found, folder / "pool.png")
+    save_results(
+        "pool",
+        found.figures,
+        folder,
+        sections=_sections(found),
+        values=found.to_json(),
+        picture=lambda path: _plot(found, path),
+    )
 
 
 def _sections(found: Experiments) -> list[str]:

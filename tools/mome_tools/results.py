@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,10 +17,11 @@ def save_results(
     *,
     sections: Sequence[str] = (),
     values: Mapping[str, object] | None = None,
+    picture: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes `name`.json, `name`.md and, where a figure has a peer, `name`.png into `folder`, which is made.
 
-    sections: further lines of the Markdown. values: further fields of the JSON.
+    sections: further lines of the Markdown. values: further fields of the JSON. picture: draws another `name`.png.
     """
     folder.mkdir(parents=True, exist_ok=True)
     day = datetime.now(UTC).date().isoformat()
@@ -28,7 +29,10 @@ def save_results(
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     compared = [figure for figure in figures if figure.ratio is not None]
     lines = [f"# mome bench {name}", "", f"{machine_text()}; {day}.", ""]
-    if compared:
+    if picture is not None:
+        picture(folder / f"{name}.png")
+        lines += [f"![The curves of what follows]({name}.png)", ""]
+    elif compared:
         _plot(name, compared, folder / f"{name}.png")
         lines += [f"![How many times better than the peer]({name}.png)", ""]
     lines += ["| figure | value | peer | ratio | bar | |", "| --- | --- | --- | --- | --- | --- |"]
