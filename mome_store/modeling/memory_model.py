@@ -16,6 +16,7 @@ from mome_store.allocator import keep_freed_memory
 from mome_store.errors import BaseModelMismatchError, ClosedError, SchemaError
 from mome_store.modeling.active_experts import ActiveExperts, positions_of
 from mome_store.modeling.base_model import fingerprint, load_base_model, resolve_base_model
+from mome_store.modeling.greedy import generate_greedily, pad_left
 from mome_store.modeling.memory_linear import adapt, restore
 from mome_store.modeling.prompts import Prompts
 from mome_store.routing import QueryEncoder, Route, Router
@@ -160,7 +161,9 @@ class MemoryModel:
                 part = route.select(rows)
                 with self.attached(part, max(len(prompts[i]) for i in rows)):
                     self.cache.prefetch(route.select(following))  # while this batch is computed
-                    texts = self._generate_batch([prompts[i] for i in rows], max_new_tokens, min_new_tokens)
+                    texts = generate_greedily(
+                        self.model, self.prompts, [prompts[i] for i in rows], max_new_tokens, min_new_tokens
+                    )
                 for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
                     answers[row] = Answer(text, part.select([place]), self._memory_of(part, place))
         return [answers[i] for i in range(len(questions))]
@@ -187,11 +190,7 @@ class MemoryModel:
 
     def pad(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """(input_ids, attention_mask), int64 [n, width], of prompts of different lengths, padded on the left."""
-        width = max(map(len, prompts))
-        rows = [[self.prompts.pad_token] * (width - len(ids)) + list(ids) for ids in prompts]
-        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
-        device = self.model.device
-        return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
+        return pad_left(prompts, self.prompts.pad_token, self.model.device)
 
     def refresh(self) -> None:
         """Answer from the store's newest commit from now on."""
@@ -228,26 +227,6 @@ class MemoryModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _generate_batch(self, prompts: list[list[int]], max_new_tokens: int, min_new_tokens: int) -> list[str]:
-        ids, mask = self.pad(prompts)
-        width = ids.shape[1]
-        room = max_new_tokens if self.prompts.context is None else min(max_new_tokens, self.prompts.context - width)
-        output = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=room,
-            min_new_tokens=min_new_tokens or None,
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            use_cache=True,
-            eos_token_id=self.prompts.stop_tokens,
-            pad_token_id=self.prompts.pad_token,
-        )
-        return [self.prompts.text(row) for row in output[:, width:].tolist()]
 
     def _fitting_prompt(self, question: str) -> list[int]:
         prompt = self.prompts.prompt(question)
