@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mome_store.evaluation.supervised import answer_losses, batches, rows_of, train_step
 from mome_store.modeling import Prompts, load_base_model, resolve_base_model
 
 if TYPE_CHECKING:
     from mome_store.tuning import Fact
-
-_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,7 @@ def train_peft(
     adapted: Any = peft.get_peft_model(model, config)
     adapted.train()
     optimizer = torch.optim.Adam((p for p in adapted.parameters() if p.requires_grad), lr=learning_rate)
-    rows = [
-        (i, prompts.prompt(wording), prompts.answer(fact.answer or ""))
-        for i, fact in enumerate(facts)
-        for wording in fact.wordings
-    ]
+    rows = rows_of(prompts, facts)
     shuffle = random.Random(0)
     limit = -math.log(stop_probability)
     spent = 0.0
@@ -77,16 +72,14 @@ def train_peft(
         epoch += 1
         shuffle.shuffle(rows)
         start = time.monotonic()
-        for batch in _batches(rows, batch_size):
-            optimizer.zero_grad()
-            _losses(adapted, batch, prompts.pad_token).sum(1).mean().backward()
-            optimizer.step()
+        for batch in batches(rows, batch_size):
+            train_step(adapted, optimizer, batch, prompts.pad_token)
         spent += time.monotonic() - start
         worst = [0.0] * len(facts)
         with torch.inference_mode():
-            for batch in _batches(rows, batch_size):
-                for (fact, _, _), loss in zip(batch, _losses(adapted, batch, prompts.pad_token).amax(1), strict=True):
-                    worst[fact] = max(worst[fact], float(loss))
+            for batch in batches(rows, batch_size):
+                for row, loss in zip(batch, answer_losses(adapted, batch, prompts.pad_token).amax(1), strict=True):
+                    worst[row.fact] = max(worst[row.fact], float(loss))
         at_bar = sum(loss <= limit for loss in worst)
         on_epoch(epoch, at_bar)
         reached = PeerResult(at_bar, epoch, spent)
@@ -95,35 +88,3 @@ def train_peft(
     if best is None:
         raise ValueError("a peer needs at least one fact and a time limit above zero")
     return best
-
-
-_Row = tuple[int, list[int], list[int]]
-
-
-def _batches(rows: list[_Row], size: int) -> list[list[_Row]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _losses(model: Any, batch: list[_Row], pad: int) -> torch.Tensor:
-    """[n, T]: the loss at each answer position, 0 where an answer is shorter; only their logits are computed.
-
-    Prompts are padded on the left and answers on the right, so that the answers align.
-    """
-    prompt, answer = max(len(asked) for _, asked, _ in batch), max(len(said) for _, _, said in batch)
-    ids = torch.full((len(batch), prompt + answer - 1), pad)
-    mask = torch.zeros_like(ids)
-    targets = torch.full((len(batch), answer), _IGNORED)
-    for i, (_, asked, said) in enumerate(batch):
-        tokens = torch.tensor([*asked, *said[:-1]])
-        start = prompt - len(asked)
-        ids[i, start : start + len(tokens)] = tokens
-        mask[i, start : start + len(tokens)] = 1
-        targets[i, : len(said)] = torch.tensor(said)
-    logits = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        logits_to_keep=answer,
-        use_cache=False,
-    ).logits
-    return torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=_IGNORED, reduction="none")
