@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from mome_store.allocator import keep_freed_memory
 from mome_store.errors import MomeError
 from mome_store.evaluation.people import make_strangers
 from mome_store.evaluation.protocol import Base, answer_tokens, run_system
@@ -29,6 +30,7 @@ def evaluate(
     facts: for each system, but at most `EvaluationSettings.trained_facts` for those that train the whole model.
     on_progress: told what is being done, how far it is and how far it goes.
     """
+    keep_freed_memory()  # for every system alike: MemoryModel does it, too
     chosen = check_systems(systems)
     for place, seed in enumerate(seeds):
         run = [name for name in chosen if place == 0 or name in MAIN or len(chosen) == 1]

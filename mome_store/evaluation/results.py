@@ -41,6 +41,37 @@ class SystemResult:
     failures: tuple[Failure, ...] = ()
     notes: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """All that was found; `from_json` reads it."""
+        metrics = {
+            name: {"hits": metric.hits, "n": metric.n} if isinstance(metric, Share) else metric
+            for name, metric in self.metrics.items()
+        }
+        return {
+            "name": self.name,
+            "title": self.title,
+            "seed": self.seed,
+            "facts": self.facts,
+            "notes": self.notes,
+            "metrics": metrics,
+            "failures": [asdict(failure) for failure in self.failures],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> SystemResult:
+        return cls(
+            name=value["name"],
+            title=value["title"],
+            seed=value["seed"],
+            facts=value["facts"],
+            metrics={
+                name: Share(**metric) if isinstance(metric, dict) else metric
+                for name, metric in value["metrics"].items()
+            },
+            failures=tuple(Failure(**{**failure, "used": tuple(failure["used"])}) for failure in value["failures"]),
+            notes=value["notes"],
+        )
+
 
 @dataclass(frozen=True)
 class Row:
@@ -54,42 +85,18 @@ class Row:
     failures: tuple[Failure, ...]
     notes: str
 
+    def value(self, metric: str) -> float | None:
+        """A metric as one number."""
+        found = self.metrics[metric]
+        return found.value if isinstance(found, Share) else found
+
     def values(self) -> dict[str, float | None]:
         """Every metric as one number."""
-        return {name: metric.value if isinstance(metric, Share) else metric for name, metric in self.metrics.items()}
+        return {metric: self.value(metric) for metric in self.metrics}
 
-    def to_json(self) -> dict[str, Any]:
-        """All that is known, shares with their counts and 95 % intervals."""
-        detailed = {
-            name: {"hits": metric.hits, "n": metric.n, "value": metric.value, "interval": metric.interval()}
-            if isinstance(metric, Share)
-            else {"value": metric}
-            for name, metric in self.metrics.items()
-        }
-        return {
-            "title": self.title,
-            "facts": self.facts,
-            "seeds": list(self.seeds),
-            "notes": self.notes,
-            "metrics": detailed,
-            "failures": [asdict(failure) for failure in self.failures],
-        }
-
-    @classmethod
-    def from_json(cls, name: str, value: dict[str, Any]) -> Row:
-        """The row that `to_json` wrote."""
-        return cls(
-            name=name,
-            title=value["title"],
-            seeds=tuple(value["seeds"]),
-            facts=value["facts"],
-            metrics={
-                metric: Share(found["hits"], found["n"]) if "hits" in found else found["value"]
-                for metric, found in value["metrics"].items()
-            },
-            failures=tuple(Failure(**{**f, "used": tuple(f["used"])}) for f in value["failures"]),
-            notes=value["notes"],
-        )
+    def intervals(self) -> dict[str, tuple[float, float] | None]:
+        """Wilson's 95 % interval of every share."""
+        return {name: metric.interval() for name, metric in self.metrics.items() if isinstance(metric, Share)}
 
 
 def rows_of(results: Iterable[SystemResult]) -> list[Row]:

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from mome_store.errors import MomeError
-from mome_tools.commands import ask, bench, evaluate, memorize, replay, stores, train_router
+from mome_tools.commands import ask, bench, evaluate, memorize, replay, stores, strangers, train_router
 from mome_tools.output import note, show_warnings_as_notes
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command()(memorize.memorize)
 app.command()(ask.ask)
 app.command("eval")(evaluate.evaluate)
+app.command()(strangers.evaluate)
 app.command()(stores.forget)
 app.command()(stores.inspect)
 app.command()(stores.verify)

@@ -1,0 +1,79 @@
+"""`mome evaluate`: a memory of facts beside everything else that a user could pick, on invented people."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mome_tools.output import JsonOption, print_json, progress_bar
+
+
+def evaluate(
+    facts: Annotated[int, typer.Option("--facts", min=2, help="Facts to insert, in batches of a hundred.")] = 1000,
+    seeds: Annotated[
+        str,
+        typer.Option("--seeds", "--seed", help="Seeds with commas: all systems on the first, the main ones on all."),
+    ] = "0,1,2",
+    systems: Annotated[
+        str | None, typer.Option("--systems", help="Names with commas; without it, all there are.")
+    ] = None,
+    questions: Annotated[int | None, typer.Option("--questions", min=1, help="Wordings asked per metric.")] = None,
+    trained_facts: Annotated[
+        int | None, typer.Option("--trained-facts", min=2, help="Facts for systems that train the whole model.")
+    ] = None,
+    trained_seconds: Annotated[
+        float | None, typer.Option("--trained-seconds", min=0.01, help="Training time of those, per fact.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="M", help="Base model: a folder or hub id.")] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", metavar="E", help="Sentence encoder: a folder.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save", metavar="DIR", help="Write strangers.md, .json and plots there, after each system; rows stay."
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Ten thousand strangers: exact match, routing, false fire, retention, update, forgetting and cost, per system."""
+    from mome_tools.figures import print_figures
+    from mome_tools.strangers_results import Results, parse_seeds
+
+    chosen_seeds = parse_seeds(seeds)
+    with progress_bar() as progress:
+        task = progress.add_task("loading", total=None, note="")
+
+        from mome_store.evaluation import SYSTEMS, EvaluationSettings, Workbench, check_systems
+        from mome_store.evaluation import evaluate as run_evaluation
+        from mome_store.modeling import Prompts, load_base_model, resolve_base_model
+        from mome_store.routing import SentenceEncoder
+
+        names = check_systems([name.strip() for name in systems.split(",")] if systems else list(SYSTEMS))
+        given: dict[str, Any] = {
+            "questions": questions,
+            "slow_questions": None if questions is None else min(questions, EvaluationSettings.slow_questions),
+            "trained_facts": trained_facts,
+            "trained_seconds_per_fact": trained_seconds,
+        }
+        settings = EvaluationSettings(**{name: value for name, value in given.items() if value is not None})
+        source = resolve_base_model(model)
+        base, tokenizer = load_base_model(source)
+        results = Results(facts, settings, source.name, save)
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        with tempfile.TemporaryDirectory(prefix="mome-evaluate-") as folder:
+            bench = Workbench(
+                base, tokenizer, Prompts(base, tokenizer), SentenceEncoder(encoder), Path(folder), settings
+            )
+            for result in run_evaluation(bench, facts, chosen_seeds, names, show):
+                results.add(result)
+    if json:
+        print_json(results.to_json())
+    else:
+        for table in results.tables():
+            table.print()
+        print_figures(results.bars())

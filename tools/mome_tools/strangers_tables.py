@@ -1,0 +1,168 @@
+"""The tables of `mome evaluate`: which metrics stand in which, and how a cell is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from mome_store.evaluation import Row, Share
+from mome_tools.output import bytes_text
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric, its heading, how its number is written, and whether more is better (None: neither)."""
+
+    metric: str
+    heading: str
+    unit: str = "share"
+    more_is_better: bool | None = None
+
+    def cell(self, row: Row) -> str:
+        found = row.metrics.get(self.metric)
+        if found is None:
+            return "–"
+        if isinstance(found, Share):
+            interval = found.interval()
+            if interval is None:
+                return "–"
+            low, high = (f"{100 * end:.1f}" for end in interval)
+            return f"{100 * found.hits / found.n:.1f} % ({low}–{high})"
+        return number(found, self.unit)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Title, what must be known to read it, headings and cells."""
+
+    title: str
+    lead: str
+    headings: list[str]
+    cells: list[list[str]]
+
+    def markdown(self) -> list[str]:
+        lines = [f"## {self.title}", ""]
+        if self.lead:
+            lines += [self.lead, ""]
+        lines += [f"| {' | '.join(self.headings)} |", f"|{' --- |' * len(self.headings)}"]
+        return [*lines, *(f"| {' | '.join(row)} |" for row in self.cells), ""]
+
+    def print(self) -> None:
+        table = RichTable(title=self.title, title_justify="left", box=None, pad_edge=False)
+        for heading in self.headings:
+            table.add_column(heading)
+        for row in self.cells:
+            table.add_row(*row)
+        console = Console(markup=False, emoji=False)
+        (console if console.is_terminal else Console(width=200, markup=False, emoji=False)).print(table, "")
+
+
+_ANSWERS = (
+    Column("exact_match_seen", "trained wordings", more_is_better=True),
+    Column("exact_match_heldout", "held-out wordings", more_is_better=True),
+    Column("exact_match_twins", "near twins", more_is_better=True),
+    Column("contains_heldout", "held-out, right answer among other words", more_is_better=True),
+)
+_STYLES = tuple(
+    Column(f"exact_match_heldout_{style}", style) for style in ("formal", "terse", "chatty", "embedded", "imperative")
+)
+_ROUTES = (
+    Column("right_route_seen", "right fact, trained", more_is_better=True),
+    Column("right_route_heldout", "right fact, held-out", more_is_better=True),
+    Column("right_route_twins", "right fact, twins", more_is_better=True),
+    Column("steal_rate", "stolen by later facts", more_is_better=False),
+    Column("oracle_exact_match", "exact, right fact given"),
+    Column("wrong_fact_right_answer", "right answer, wrong fact given"),
+    Column("wrong_fact_its_own_answer", "that fact's answer, wrong fact given"),
+)
+_FALSE_FIRES = (
+    Column("false_fire_unknown_person", "unknown people", more_is_better=False),
+    Column("false_fire_unknown_twin", "unknown near twins", more_is_better=False),
+    Column("false_fire_other_relation", "other relations of known people", more_is_better=False),
+    Column("false_fire_unrelated", "unrelated text", more_is_better=False),
+    Column("perplexity_change", "perplexity of plain text, change", "signed"),
+)
+_LIVING = (
+    Column("retention_before", "first tenth, right after"),
+    Column("retention_after", "first tenth, at the end", more_is_better=True),
+    Column("retention_drop", "drop, points", "signed"),
+    Column("update_new_value", "update: new value", more_is_better=True),
+    Column("update_old_value", "update: old value", more_is_better=False),
+    Column("forget_equals_base", "forget: as the base model", more_is_better=True),
+    Column("forget_still_said", "forget: still said", more_is_better=False),
+)
+_COST = (
+    Column("seconds_per_fact", "seconds per fact", "number", more_is_better=False),
+    Column("bytes_per_fact", "bytes per fact", "bytes", more_is_better=False),
+    Column("context_tokens_per_query", "context tokens per query", "number", more_is_better=False),
+    Column("context_tokens_per_fact", "and per fact", "number"),
+    Column("added_ms_per_query", "ms added to a query", "signed", more_is_better=False),
+)
+
+
+def all_tables(rows: list[Row]) -> list[Table]:
+    """Every table of the page."""
+    return [
+        _table("Answers", "Exact match, and where the answer may stand among other words.", _ANSWERS, rows),
+        _table("Held-out wordings by style", "", _STYLES, rows),
+        _table(
+            "Routing",
+            "For RAG, top 3, the right fact is among the three. `Given`: experts or facts put in the router's place.",
+            _ROUTES,
+            rows,
+        ),
+        _table("False fires, and plain text", "", _FALSE_FIRES, rows),
+        _table("Living memory", "", _LIVING, rows),
+        _table(
+            "Cost",
+            "Milliseconds: the median of a query alone with a fixed number of tokens, less that of the base model.",
+            _COST,
+            rows,
+        ),
+        _where_we_lose(rows),
+        Table("Notes", "", ["system", "note"], [[row.title, row.notes] for row in rows if row.notes]),
+    ]
+
+
+def number(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return bytes_text(value)
+    text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"+{text}" if unit == "signed" and value > 0 else text
+
+
+def _table(title: str, lead: str, columns: tuple[Column, ...], rows: list[Row]) -> Table:
+    headings = ["system", "facts", "seeds", *(column.heading for column in columns)]
+    cells = [
+        [row.title, str(row.facts), str(len(row.seeds)), *(column.cell(row) for column in columns)] for row in rows
+    ]
+    return Table(title, lead, headings, cells)
+
+
+def _where_we_lose(rows: list[Row]) -> Table:
+    """Every metric in which some other system is ahead of owned mode by more than their intervals overlap."""
+    own = next((row for row in rows if row.name == "owned"), None)
+    cells = []
+    for column in (*_ANSWERS, *_ROUTES, *_FALSE_FIRES, *_LIVING, *_COST):
+        if own is None or column.more_is_better is None or own.value(column.metric) is None:
+            continue
+        better = [row for row in rows if row is not own and row.name != "base" and _ahead(column, row, own)]
+        if better:
+            others = ", ".join(f"{row.title}: {column.cell(row)}" for row in better)
+            cells.append([column.heading, column.cell(own), others])
+    lead = "Metrics in which another system is ahead of owned mode (shares: with intervals that do not overlap)."
+    return Table("Where owned mode loses", lead, ["metric", "owned mode", "ahead of it"], cells)
+
+
+def _ahead(column: Column, row: Row, own: Row) -> bool:
+    theirs, ours = row.metrics.get(column.metric), own.metrics[column.metric]
+    if isinstance(theirs, Share) and isinstance(ours, Share):
+        one, other = theirs.interval(), ours.interval()
+        if one is None or other is None:
+            return False
+        return one[0] > other[1] if column.more_is_better else one[1] < other[0]
+    if theirs is None or ours is None or isinstance(theirs, Share) or isinstance(ours, Share):
+        return False
+    return theirs > ours if column.more_is_better else theirs < ours
