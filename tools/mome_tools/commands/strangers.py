@@ -21,6 +21,9 @@ def evaluate(
         str | None, typer.Option("--systems", help="Names with commas; without it, all there are.")
     ] = None,
     questions: Annotated[int | None, typer.Option("--questions", min=1, help="Wordings asked per metric.")] = None,
+    routed_questions: Annotated[
+        int | None, typer.Option("--routed-questions", min=1, help="The same where a route is enough.")
+    ] = None,
     trained_facts: Annotated[
         int | None, typer.Option("--trained-facts", min=2, help="Facts for systems that train the whole model.")
     ] = None,
@@ -53,6 +56,7 @@ def evaluate(
         names = check_systems([name.strip() for name in systems.split(",")] if systems else list(SYSTEMS))
         given: dict[str, Any] = {
             "questions": questions,
+            "routed_questions": routed_questions,
             "slow_questions": None if questions is None else min(questions, EvaluationSettings.slow_questions),
             "trained_facts": trained_facts,
             "trained_seconds_per_fact": trained_seconds,
