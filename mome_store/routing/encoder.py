@@ -111,7 +111,7 @@ class SentenceEncoder:
             lengths = mask.sum(1).tolist()
             hidden = hidden.cpu()
             for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-                found[row] = TokenStates(hidden[place, :length], spans[place, :length])
+                found[row] = TokenStates(hidden[place, :length].clone(), spans[place, :length])
         return [found[i] for i in range(len(texts))]
 
     def vocabulary(self, count: int, start: int) -> list[str]:

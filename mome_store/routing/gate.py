@@ -1,6 +1,6 @@
 """The gate: which of the nearest groups answers a query, or that none does.
 
-Sixteen features compare a query with a group; a small network, trained on the router's curriculum, makes of them the
+Seventeen features compare a query with a group; a small network, trained on the router's curriculum, makes of them the
 probability that the query asks for just this fact. The group with the highest one wins, if it reaches a threshold that
 was calibrated on questions that no fact answers.
 
@@ -34,6 +34,7 @@ FEATURES = (
     "background",
     "background lead",
     "stored relations",
+    "stored lead",
     "names found",
     "name missing",
     "other word asked",
@@ -44,15 +45,15 @@ FEATURES = (
     "wordings",
     "query words",
 )
-FALSE_FIRE = {"stranger": 0.01, "twin": 0.01, "other relation": 0.02, "unrelated": 0.001}
+FALSE_FIRE = {"stranger": 0.01, "twin": 0.01, "other relation": 0.05, "unrelated": 0.001}
 """For which share of the questions that no fact answers a gate may open, by their kind: about an entity that nothing is
 stored of, or a near twin of a known one; about another relation of a known entity; about anything else."""
 _LOOKED_AT = 20_000
 _MOST_RELATIONS = 512
 _SAME_RELATION = 0.9  # cosine of two relation blocks
 _OWN_RELATION = 0.85
-_FAR = 0.5  # as far as matters, and what is said where the store has no other relation
-_NO_DISTANCE = 0.02  # of two relations that are all but one: the lead between them is noise and must stay small
+_FAR = 0.5  # as far as matters
+_NO_DISTANCE = 0.05  # of two relations that are all but one: the lead between them is noise and must stay small
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,7 @@ def features(query: Reading, candidates: Sequence[Wordings], around: Surrounding
             alike[:, 2].max(),
             relation - asked.max(),
             ((relation - asked) / distance).min(),
-            _stored_relation(candidate, relation, around.relations, stored),
+            *_stored_relations(candidate, nearest, relation, around.relations, stored),
             found[i],
             _name_missing(query, candidate),
             _other_word_asked(query, candidate, background, asked, own),
@@ -158,13 +159,20 @@ def features(query: Reading, candidates: Sequence[Wordings], around: Surrounding
     return rows
 
 
-def _stored_relation(candidate: Wordings, relation: float, relations: Floats, stored: Floats) -> float:
-    """How much nearer the query is to the group's relation, in others' words too, than to the store's other
-    relations.
+def _stored_relations(candidate: Wordings, nearest: int, relation: float, relations: Floats, stored: Floats) -> Floats:
+    """How much nearer the query is to the group's relation than to the store's others: plainly, and as a share of the
+    way.
+
+    Relations close to the group's own count as its own for the first, so that others' wordings of it speak for the
+    group; the second tells them apart. Both are 0 where there is nothing to compare with.
     """
-    own = (relations @ candidate.blocks[:, 0].T).max(axis=1) > _OWN_RELATION
-    nearest = max(relation, float(stored[own].max(initial=-1.0)))
-    return min(nearest - float(stored[~own].max(initial=-1.0)), _FAR)
+    alike = relations @ candidate.blocks[:, 0].T
+    own = alike.max(axis=1) > _OWN_RELATION
+    best = max(relation, float(stored[own].max(initial=-1.0)))
+    plain = min(best - float(stored[~own].max()), _FAR) if not own.all() else 0.0
+    away = np.maximum(1 - alike[:, nearest], _NO_DISTANCE)
+    lead = float(np.clip((relation - stored) / away, -1, 1).min(initial=1.0)) if len(relations) > 1 else 0.0
+    return np.array([plain, lead], np.float32)
 
 
 def _names_found(query: Reading, candidate: Wordings) -> float:

@@ -18,6 +18,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from mome_store.routing.index import EXACT_KEYS, build_index
 from mome_store.store.checksum import canonical_json, crc32c
 
 INDEX_FOLDER = "index"
@@ -39,14 +40,13 @@ class _Header:
 
 
 def load_or_build_index(store: Path, commit: int, keys: NDArray[np.float32]) -> faiss.Index:
-    """An exact inner-product index over `keys` [m, dim]; position i of a result is row i of `keys`."""
+    """What `build_index` makes of `keys` [m, dim]."""
     path = store / INDEX_FOLDER / f"{commit}.faiss"
     keys = np.ascontiguousarray(keys, np.float32)
     keys_crc = crc32c(keys.reshape(-1).view(np.uint8))
     index = _read(path, keys.shape, keys_crc)
     if index is None:
-        index = faiss.IndexFlatIP(keys.shape[1])
-        index.add(keys)
+        index = build_index(keys)
         if len(keys):
             _write(path, index, keys_crc)
     return index
@@ -72,8 +72,8 @@ def _read(path: Path, shape: tuple[int, ...], keys_crc: int) -> faiss.Index | No
         index = faiss.deserialize_index(content)
     except RuntimeError:  # written by a FAISS that this one does not understand
         return None
-    fits = isinstance(index, faiss.IndexFlatIP) and (index.ntotal, index.d) == shape
-    return index if fits else None
+    kind = faiss.IndexFlatIP if shape[0] <= EXACT_KEYS else faiss.IndexIVFFlat
+    return index if isinstance(index, kind) and (index.ntotal, index.d) == shape else None
 
 
 def _write(path: Path, index: faiss.Index, keys_crc: int) -> None:

@@ -45,7 +45,6 @@ from mome_store.routing.projection import BLOCKS, Projection
 from mome_store.routing.trained import TrainedRouter, router_from_bytes
 
 Progress = Callable[[str, int, int], None]
-_WORDS = "words"  # the kind of questions that have a word of the vocabulary for what is asked
 _FEWEST_OWN = 20  # facts of a user that lessons are made of
 _PIECE = 512  # texts encoded between two reports
 
@@ -54,7 +53,7 @@ _PIECE = 512  # texts encoded between two reports
 class RouterSettings:
     """The recipe's numbers; the shipped router was made with these.
 
-    entities: whose questions the projection learns from; words: and as many relations that are words. steps: of its
+    entities: whose questions the projection learns from; steps: of its
     training; temperature: of its contrast.
     folds: parts that the kinds of entity are cut into. lessons: small stores, of lesson_entities entities at most.
     calibration: share of the lessons that the threshold is told by. candidates: groups of a query that the gate
@@ -64,12 +63,11 @@ class RouterSettings:
 
     seed: int = 1
     width: int = 128
-    entities: int = 5000
-    words: int = 2500
-    steps: int = 600
+    entities: int = 4000
+    steps: int = 300
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
-    temperature: float = 0.07
+    temperature: float = 0.1
     folds: int = 3
     lessons: int = 45
     lesson_entities: int = 60
@@ -77,6 +75,7 @@ class RouterSettings:
     candidates: int = 4
     hidden: int = 16
     gate_steps: int = 1500
+    gate_dropout: float = 0.1
     background: int = 8000
     vocabulary_start: int = 1996
 
@@ -187,16 +186,14 @@ class _Run:
         settings = self._settings
         asker = Asker(self._relations, self._kinds, self._vocabulary, settings.seed)
         by_entity = asker.questions(settings.entities)
-        by_word = [[question] for each in asker.words(settings.words) for question in each]
-        groups = by_entity + by_word
-        questions = [question for each in groups for question in each]
+        questions = [question for each in by_entity for question in each]
         states = self._encoded("questions", [question.text for question in questions])
         kinds = [relation.kind for relation in self._relations]
         return _Asked(
             states,
             torch.tensor([question.relation for question in questions]),
-            torch.tensor([i for i, each in enumerate(groups) for _ in each]),
-            [kinds[question.relation] if question.relation < len(kinds) else _WORDS for question in questions],
+            torch.tensor([i for i, each in enumerate(by_entity) for _ in each]),
+            [kinds[question.relation] for question in questions],
             [_named(question, each) for question, each in zip(questions, states, strict=True)],
         )
 
@@ -247,7 +244,7 @@ class _Batches:
     words.
     """
 
-    _KINDS, _RELATIONS, _EACH, _ENTITIES, _WORDS = 6, 5, 5, 14, 24
+    _KINDS, _RELATIONS, _EACH, _ENTITIES = 6, 5, 5, 14
 
     def __init__(self, asked: _Asked, kinds: set[str], seed: int) -> None:
         self._random = random.Random(seed)
@@ -258,11 +255,6 @@ class _Batches:
                 self._of_kind[kind].setdefault(int(asked.relation[i]), []).append(i)
                 self._of_entity.setdefault(int(asked.entity[i]), []).append(i)
         self._entities = sorted(self._of_entity)
-        words: dict[int, list[int]] = {}
-        for i, kind in enumerate(asked.kind):
-            if kind == _WORDS:
-                words.setdefault(int(asked.relation[i]), []).append(i)
-        self._words = list(words.values())
 
     def draw(self) -> list[int]:
         chosen: set[int] = set()
@@ -273,8 +265,6 @@ class _Batches:
         for place in self._random.sample(range(len(self._entities) - 1), min(self._ENTITIES, len(self._entities) - 1)):
             for entity in self._entities[place : place + 2]:
                 chosen.update(self._of_entity[entity])
-        for questions in self._random.sample(self._words, min(self._WORDS, len(self._words))):
-            chosen.update(questions)
         return sorted(chosen)
 
 
@@ -378,7 +368,8 @@ def _train_gate(rows: Floats, labels: NDArray[np.bool_], settings: RouterSetting
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings.gate_steps))
     for _ in range(settings.gate_steps):
         chosen = torch.randint(len(inputs), (2048,))
-        logits = output(torch.tanh(hidden(inputs[chosen]))).squeeze(-1)
+        shown = inputs[chosen] * (torch.rand(len(chosen), inputs.shape[1]) >= settings.gate_dropout)
+        logits = output(torch.tanh(hidden(shown))).squeeze(-1)
         loss = functional.binary_cross_entropy_with_logits(logits, targets[chosen])
         optimizer.zero_grad()
         loss.backward()

@@ -12,6 +12,7 @@ from mome_store.routing.curriculum.wordings import Relation
 STRANGER, TWIN, OTHER_RELATION, UNRELATED = "stranger", "twin", "other relation", "unrelated"
 """Kinds of questions that no fact of a store answers."""
 NEGATIVES = (STRANGER, TWIN, OTHER_RELATION, UNRELATED)
+_SINGLE = 0.35  # share of stores that hold the same one thing of everything of a kind
 _TEMPLATES = 0.6  # share of stores that ask the same of everyone in the same words
 _TWINS = 0.3  # share of entities that get a twin
 
@@ -70,19 +71,6 @@ class Asker:
             if relation.kind in self._of_kind:
                 self._of_kind[relation.kind].append(number)
 
-    def words(self, count: int) -> list[list[Question]]:
-        """Questions that have a word of the vocabulary for what is asked: for each of so many, four of different
-        entities.
-
-        Their relation is a number of its own. They teach that the frame and the entity don't matter, and the word does.
-        """
-        asked = []
-        for number, word in enumerate(self.chance.sample(list(self.vocabulary), count), start=len(self.relations)):
-            relation = Relation("", (word,), ())
-            names = [self.entities.draw(self.chance.choice(list(self._of_kind))) for _ in range(4)]
-            asked.append([_question(relation.ask(name, self.chance), number, name) for name in names])
-        return asked
-
     def questions(self, entities: int) -> list[list[Question]]:
         """For each of so many entities, four questions: two relations, twice each. Twins are neighbours."""
         asked: list[list[Question]] = []
@@ -103,13 +91,15 @@ class Asker:
         kinds = self.chance.sample(list(self._of_kind), min(len(self._of_kind), self.chance.randint(1, 4)))
         wordings = self.chance.randint(1, 4)
         templates = self.chance.random() if self.chance.random() < _TEMPLATES else None
+        single = self.chance.random() < _SINGLE
+        only = {kind: [self.chance.choice(self._of_kind[kind])] for kind in kinds}
         facts: list[StoredFact] = []
         queries: list[Query] = []
         samples: list[Question] = []
         for _ in range(entities):
             kind = self.chance.choice(kinds)
             name = self.entities.draw(kind)
-            stored = self.chance.sample(self._of_kind[kind], self.chance.choice([1, 1, 2, 3]))
+            stored = only[kind] if single else self.chance.sample(self._of_kind[kind], self.chance.choice([1, 1, 2, 3]))
             others = [number for number in self._of_kind[kind] if number not in stored]
             twin = self.entities.twin(name)
             for number in stored:
