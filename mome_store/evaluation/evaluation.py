@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from mome_store.allocator import keep_freed_memory
 from mome_store.errors import MomeError
 from mome_store.evaluation.people import make_strangers
-from mome_store.evaluation.protocol import Base, answer_tokens, run_system
+from mome_store.evaluation.protocol import Base, longest_answer, run_system
 from mome_store.evaluation.results import SystemResult
 from mome_store.evaluation.systems import MAIN, SYSTEMS, Workbench
+from mome_store.evaluation.systems.base import ROOM
 
 Progress = Callable[[str, int, int], None]
 
@@ -39,7 +40,7 @@ def evaluate(
             kind = SYSTEMS[name]
             given = min(facts, bench.settings.trained_facts) if kind.trained else facts
             data = make_strangers(given, seed)
-            base = bases.setdefault(given, Base(bench, answer_tokens(bench, data)))
+            base = bases.setdefault(given, Base(bench, longest_answer(bench, data) + ROOM))
 
             def show(what: str, done: int, total: int, start: str = f"seed {seed}, {name}: ") -> None:
                 on_progress(start + what, done, total)

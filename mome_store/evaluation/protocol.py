@@ -28,7 +28,6 @@ from mome_store.evaluation.systems.base import text_loss
 from mome_store.evaluation.systems.frozen import FrozenBase
 
 Progress = Callable[[str, int, int], None]
-_ROOM = 4  # tokens beyond the longest right answer: enough to see that a longer one is not the right one
 
 
 class Base:
@@ -39,6 +38,7 @@ class Base:
         self._bench = bench
         self._tokens = tokens
         self._said: dict[str, str] = {}
+        self._together: dict[tuple[int, tuple[str, ...]], list[str]] = {}
         self._loss: float | None = None
 
     def ask(self, questions: Sequence[str], on_progress: Callable[[int, int], None]) -> None:
@@ -51,7 +51,19 @@ class Base:
             self._said |= {question: reply.text for question, reply in zip(part, said, strict=True)}
 
     def said(self, question: str) -> str:
+        """The reply to a question that `ask` was given."""
         return self._said[question]
+
+    def together(self, questions: Sequence[str], tokens: int) -> list[str]:
+        """The replies to just these questions in one call, in the batches of any system's answer.
+
+        Padding changes rounding, and a reply that goes on and on may turn at a near tie: where replies are compared
+        word for word, they must have been computed alike. The first call must find the base model untouched.
+        """
+        key = (tokens, tuple(questions))
+        if key not in self._together:
+            self._together[key] = [reply.text for reply in self._system.answer(questions, tokens)]
+        return self._together[key]
 
     @property
     def loss(self) -> float:
@@ -65,9 +77,9 @@ class Base:
         return _milliseconds(self._system, questions, tokens)
 
 
-def answer_tokens(bench: Workbench, data: Strangers) -> int:
-    """How many tokens to generate: a few more than the longest answer has."""
-    return _ROOM + max(len(bench.prompts.answer(fact.answer)) for fact in (*data.facts, *data.updated))
+def longest_answer(bench: Workbench, data: Strangers) -> int:
+    """Tokens of the longest answer, the end token included."""
+    return max(len(bench.prompts.answer(fact.answer)) for fact in (*data.facts, *data.updated))
 
 
 def run_system(
@@ -78,14 +90,15 @@ def run_system(
     generated = settings.slow_questions if kind.slow else settings.questions
     routed = settings.routed_questions if kind.has_gate and not kind.trained else generated
     asked = choose_questions(data, generated, routed)
-    needs_base = [q.text for q in asked.deleted]
+    tokens = longest_answer(bench, data) + kind.room
+    on_progress("base model", 0, len(asked.deleted))
+    base.together([question.text for question in asked.deleted], tokens)
     if not kind.has_gate:
-        needs_base += [text for texts in asked.without_answer.values() for text in texts]
-    base.ask(needs_base, lambda done, total: on_progress("base model", done, total))
+        texts = [text for texts in asked.without_answer.values() for text in texts]
+        base.ask(texts, lambda done, total: on_progress("base model", done, total))
     base_loss = base.loss
     speed_questions = [question.text for question in asked.seen[: settings.speed_questions]]
     base_speed = base.milliseconds(speed_questions, settings.speed_tokens)
-    tokens = answer_tokens(bench, data)
     system = kind(bench, len(data.facts))
     try:
         run = _Run(system, data, asked, base, tokens, on_progress)
@@ -230,16 +243,15 @@ class _Run:
         self._tell("forgetting", 0, len(self._data.deleted))
         self._system.forget(self._data.deleted)
         questions = [question.text for question in self._asked.deleted]
+        alone = self._base.together(questions, self._tokens)
         said = self._system.answer(questions, self._tokens)
-        self.metrics["forget_equals_base"] = _share(
-            reply.text == self._base.said(text) for text, reply in zip(questions, said, strict=True)
-        )
+        self.metrics["forget_equals_base"] = _share(reply.text == base for base, reply in zip(alone, said, strict=True))
         self.metrics["forget_still_said"] = _share(
             reply.text == _right(question) for question, reply in zip(self._asked.deleted, said, strict=True)
         )
         if self._system.has_gate:
-            for text, reply, use in zip(questions, said, self._system.uses(questions), strict=True):
-                if reply.text != self._base.said(text):
+            for text, base, reply, use in zip(questions, alone, said, self._system.uses(questions), strict=True):
+                if reply.text != base:
                     self.failures.append(Failure("forget", text, None, reply.text, "gate", use.facts))
 
     def _exact(self, questions: Sequence[Question], kind: str) -> Share:

@@ -21,7 +21,7 @@ class EvaluationSettings:
     speed_questions: questions that the time added to a query is measured on, one at a time; speed_tokens: of each.
     """
 
-    questions: int = 200
+    questions: int = 100
     routed_questions: int = 3000
     slow_questions: int = 40
     trained_facts: int = 100

@@ -228,8 +228,8 @@ def _failure_lines(row: Row) -> list[str]:
 _INTRODUCTION = """Facts about invented people with random answers (`mome_store/evaluation`), inserted in batches;
 then 5 % are updated and 5 % deleted. One person in ten is a near twin of another: one letter of the name differs, or
 the middle initials are swapped. Everything is generated greedily and runs free to the end token; an answer is right
-when it is the stored string and nothing else. Held-out wordings come in five styles and serve neither keys nor gate nor
-training. Intervals are Wilson's, 95 %. Rows over several seeds add their counts up.
+when it is the stored string and nothing else. Held-out wordings come in five styles and serve neither keys nor gate
+nor training. Intervals are Wilson's, 95 %. Rows over several seeds add their counts up.
 
 A **false fire** of a system with a gate (router + answer cache, GRACE-like, owned mode) is an open gate. Of any other
 system it is a reply that holds a stored answer which stands neither in the question nor in the base model's own reply:

@@ -32,5 +32,5 @@ SYSTEMS: dict[str, type[System]] = {
         Owned,
     )
 }
-MAIN = ("rag1", "cache", "owned")
+MAIN = ("cache", "owned")
 """The main rows: measured on every seed. The others are measured on the first one."""

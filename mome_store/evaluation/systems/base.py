@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mome_store.tuning import TuningSettings
 
 BATCH = 16
+ROOM = 4
+"""Tokens beyond the longest right answer: enough to see that a longer one is not the right one."""
 TEXT_TOKENS = 192
 """Plain text is read in pieces of at most so many tokens: a paragraph of `plain_text` fits."""
 
@@ -66,6 +68,7 @@ class System(ABC):
         that holds a stored answer (`mome_store.evaluation.protocol`).
     has_routes: whether it can be given facts in place of those that it picks. With either, `uses` tells what it picks.
     joint: whether nothing is learnt before `settle`, so that there is no "right after the insertion".
+    room: how many tokens more than the longest answer its replies may have.
     trained, slow: whether the limits of that name in `EvaluationSettings` hold for it.
     """
 
@@ -76,6 +79,7 @@ class System(ABC):
     joint: ClassVar[bool] = False
     trained: ClassVar[bool] = False
     slow: ClassVar[bool] = False
+    room: ClassVar[int] = ROOM
 
     def __init__(self, bench: Workbench, facts: int) -> None:
         """facts: how many will be inserted in all, which some need to know for their size."""

@@ -9,7 +9,7 @@ from transformers.cache_utils import DynamicCache
 
 from mome_store.evaluation.people import PersonFact
 from mome_store.evaluation.systems.base import TEXT_TOKENS, Reply, System, Workbench, next_token_losses, text_tokens
-from mome_store.evaluation.systems.reading import reading_prompt
+from mome_store.evaluation.systems.reading import SENTENCE_ROOM, reading_prompt
 
 _QUESTION_ROOM = TEXT_TOKENS
 """Tokens of the context that are kept free for a question and its answer."""
@@ -25,6 +25,7 @@ class FullContext(System):
     name = "context"
     title = "all facts in context"
     slow = True
+    room = SENTENCE_ROOM
 
     def __init__(self, bench: Workbench, facts: int) -> None:
         super().__init__(bench, facts)
@@ -88,7 +89,7 @@ class FullContext(System):
         return [fact.statement for fact in self._stored.values()][len(self._stored) - self._held :]
 
     def _prompt(self, statements: Sequence[str], question: str) -> list[int]:
-        return self.bench.prompts.prompt(reading_prompt(statements, question))
+        return reading_prompt(self.bench, statements, question)
 
     def _read_facts(self) -> DynamicCache:
         """The cache of the prompt up to where questions begin to differ."""

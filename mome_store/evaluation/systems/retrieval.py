@@ -10,7 +10,7 @@ import numpy as np
 
 from mome_store.evaluation.people import PersonFact
 from mome_store.evaluation.systems.base import Reply, System, Use, Workbench, replies
-from mome_store.evaluation.systems.reading import reading_prompt
+from mome_store.evaluation.systems.reading import SENTENCE_ROOM, reading_prompt
 
 
 class Retrieval(System):
@@ -21,6 +21,7 @@ class Retrieval(System):
     """
 
     has_routes = True
+    room = SENTENCE_ROOM
     top_k: ClassVar[int]
 
     def __init__(self, bench: Workbench, facts: int) -> None:
@@ -83,8 +84,7 @@ class Retrieval(System):
     def _fitting(self, facts: Sequence[PersonFact], question: str, tokens: int) -> list[int]:
         """The prompt with as many of the facts, best first, as the model's context has room for."""
         for count in range(len(facts), -1, -1):
-            message = reading_prompt([fact.statement for fact in facts[:count]], question)
-            prompt = self.bench.prompts.prompt(message)
+            prompt = reading_prompt(self.bench, [fact.statement for fact in facts[:count]], question)
             if self.bench.prompts.context is None or len(prompt) + tokens <= self.bench.prompts.context:
                 return prompt
         return self.bench.prompts.prompt(question)
