@@ -41,9 +41,9 @@ class AnswerCache(System):
         super().__init__(bench, facts)
         self._path = bench.folder / f"cache-{next(_NUMBERS)}"
         schema = ExpertSchema({"none": (8, 8)}, rank=1)
-        self._store = ExpertStore.create(self._path, schema, bench.encoder.dim, encoder=bench.encoder.identity)
+        self._store = ExpertStore.create(self._path, schema, bench.router.dim, encoder=bench.router.identity)
         self._snapshot: Snapshot = self._store.snapshot()
-        self._router = Router.open(self._snapshot, encoder=bench.encoder)
+        self._router = Router.open(self._snapshot, encoder=bench.router)
         self._stored: dict[str, PersonFact] = {}
         self._group_of: dict[str, int] = {}
         self._fact_of: dict[int, str] = {}

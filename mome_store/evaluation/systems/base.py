@@ -32,13 +32,15 @@ TEXT_TOKENS = 192
 class Workbench:
     """What all systems of one run share. model: the frozen base; a system that changes it puts it back in `close`.
 
+    sentences: the encoder of retrieval. router: what makes the keys of routed systems, and with them their gate.
     folder: where systems may write. tuning: of owned mode; None: the defaults.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     prompts: Prompts
-    encoder: QueryEncoder
+    sentences: QueryEncoder
+    router: QueryEncoder
     folder: Path
     settings: EvaluationSettings
     tuning: TuningSettings | None = None

@@ -36,11 +36,11 @@ class Owned(System):
         self._store = ExpertStore.create(
             self._path,
             default_schema(bench.model),
-            bench.encoder.dim,
+            bench.router.dim,
             base_model={"name": str(bench.model.config.name_or_path), "fingerprint": fingerprint(bench.model)},
-            encoder=bench.encoder.identity,
+            encoder=bench.router.identity,
         )
-        self._memory = MemoryModel(bench.model, bench.tokenizer, self._store, encoder=bench.encoder)
+        self._memory = MemoryModel(bench.model, bench.tokenizer, self._store, encoder=bench.router)
         self._tuner = MemoryTuner(self._memory, bench.tuning)
         self._group_of: dict[str, int] = {}
         self._fact_of: dict[int, str] = {}
@@ -54,8 +54,11 @@ class Owned(System):
         self._note_groups()
 
     def update(self, facts: Sequence[PersonFact]) -> None:
-        self.forget(facts)
-        self.insert(facts)
+        report = self._tuner.memorize([fact.fact for fact in facts], update=True)
+        self._bytes += report.bytes_per_fact * len(report.group_ids)
+        self._failed -= {fact.id for fact in facts}
+        self._failed |= {str(failed.fact.id) for failed in report.failed}
+        self._note_groups()
 
     def forget(self, facts: Sequence[PersonFact]) -> None:
         with self._store.transaction() as transaction:

@@ -27,7 +27,7 @@ class Retrieval(System):
     def __init__(self, bench: Workbench, facts: int) -> None:
         super().__init__(bench, facts)
         self._stored: dict[str, PersonFact] = {}
-        self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(bench.encoder.dim))
+        self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(bench.sentences.dim))
         self._keys: dict[int, str] = {}  # of each key, the id of its fact
         self._next_key = 0
 
@@ -35,7 +35,7 @@ class Retrieval(System):
         texts = [text for fact in facts for text in _key_texts(fact)]
         owners = [fact.id for fact in facts for _ in _key_texts(fact)]
         ids = np.arange(self._next_key, self._next_key + len(texts))
-        self._index.add_with_ids(self.bench.encoder.encode(texts), ids)
+        self._index.add_with_ids(self.bench.sentences.encode(texts), ids)
         self._keys |= dict(zip(ids.tolist(), owners, strict=True))
         self._next_key += len(texts)
         self._stored |= {fact.id: fact for fact in facts}
@@ -72,14 +72,14 @@ class Retrieval(System):
             return [Use((), False)] * len(questions)
         # Every fact has four keys: that many times top_k keys hold at least top_k facts.
         looked_at = min(len(self._keys), 4 * self.top_k)
-        _, found = self._index.search(self.bench.encoder.encode(questions), looked_at)
+        _, found = self._index.search(self.bench.sentences.encode(questions), looked_at)
         return [
             Use(tuple(dict.fromkeys(self._keys[key] for key in keys))[: self.top_k], True) for keys in found.tolist()
         ]
 
     def bytes(self) -> int:
         text = sum(len(fact.statement.encode()) for fact in self._stored.values())
-        return text + len(self._keys) * (4 * self.bench.encoder.dim + 8)
+        return text + len(self._keys) * (4 * self.bench.sentences.dim + 8)
 
     def _fitting(self, facts: Sequence[PersonFact], question: str, tokens: int) -> list[int]:
         """The prompt with as many of the facts, best first, as the model's context has room for."""

@@ -32,6 +32,7 @@ def evaluate(
     ] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="M", help="Base model: a folder or hub id.")] = None,
     encoder: Annotated[str | None, typer.Option("--encoder", metavar="E", help="Sentence encoder: a folder.")] = None,
+    router: Annotated[str | None, typer.Option("--router", metavar="R", help="Router: a file or name.")] = None,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -51,7 +52,7 @@ def evaluate(
         from mome_store.evaluation import SYSTEMS, EvaluationSettings, Workbench, check_systems
         from mome_store.evaluation import evaluate as run_evaluation
         from mome_store.modeling import Prompts, load_base_model, resolve_base_model
-        from mome_store.routing import SentenceEncoder
+        from mome_store.routing import KeyEncoder, SentenceEncoder
 
         names = check_systems([name.strip() for name in systems.split(",")] if systems else list(SYSTEMS))
         given: dict[str, Any] = {
@@ -70,9 +71,11 @@ def evaluate(
             progress.update(task, description=what, completed=done, total=total)
 
         with tempfile.TemporaryDirectory(prefix="mome-evaluate-") as folder:
-            bench = Workbench(
-                base, tokenizer, Prompts(base, tokenizer), SentenceEncoder(encoder), Path(folder), settings
-            )
+            sentences = SentenceEncoder(encoder)
+            # Another encoder has no trained router unless one is named; its gate is then the simple one.
+            keys = sentences if encoder and not router else KeyEncoder(sentences, router)
+            prompts = Prompts(base, tokenizer)
+            bench = Workbench(base, tokenizer, prompts, sentences, keys, Path(folder), settings)
             for result in run_evaluation(bench, facts, chosen_seeds, names, show):
                 results.add(result)
     if json:
