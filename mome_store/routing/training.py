@@ -53,11 +53,11 @@ _PIECE = 512  # texts encoded between two reports
 class RouterSettings:
     """The recipe's numbers; the shipped router was made with these.
 
-    entities: whose questions the projection learns from; steps: of its
-    training; temperature: of its contrast.
+    entities: whose questions the projection learns from. steps: of its training; temperature: of its contrast.
     folds: parts that the kinds of entity are cut into. lessons: small stores, of lesson_entities entities at most.
-    calibration: share of the lessons that the threshold is told by. candidates: groups of a query that the gate
-    compares.
+    calibration: share of the lessons that the threshold is told by.
+    candidates: groups of a query that the gate compares. networks: of the gate, of so many hidden units each, whose
+    mean output decides; gate_dropout: share of the features that each does without at a step.
     background: words of the encoder's vocabulary, from its `vocabulary_start`-th on.
     """
 
@@ -74,6 +74,7 @@ class RouterSettings:
     calibration: float = 0.3
     candidates: int = 4
     hidden: int = 16
+    networks: int = 5
     gate_steps: int = 1500
     gate_dropout: float = 0.1
     background: int = 8000
@@ -359,10 +360,27 @@ def _compared(
 
 
 def _train_gate(rows: Floats, labels: NDArray[np.bool_], settings: RouterSettings) -> Gate:
-    torch.manual_seed(settings.seed)
+    """Several networks, the mean of whose outputs decides: as one network, their hidden units side by side."""
     mean, scale = rows.mean(axis=0), rows.std(axis=0) + np.float32(1e-3)
     inputs = torch.from_numpy((rows - mean) / scale)
     targets = torch.from_numpy(labels.astype(np.float32))
+    trained = [_train_network(inputs, targets, settings, number) for number in range(settings.networks)]
+    return Gate(
+        mean=mean,
+        scale=scale,
+        hidden_weight=np.concatenate([hidden.weight.detach().numpy() for hidden, _ in trained]),
+        hidden_bias=np.concatenate([hidden.bias.detach().numpy() for hidden, _ in trained]),
+        output_weight=np.concatenate([output.weight[0].detach().numpy() for _, output in trained])
+        / np.float32(len(trained)),
+        output_bias=float(np.mean([output.bias.item() for _, output in trained])),
+        negatives={},
+    )
+
+
+def _train_network(
+    inputs: torch.Tensor, targets: torch.Tensor, settings: RouterSettings, number: int
+) -> tuple[torch.nn.Linear, torch.nn.Linear]:
+    torch.manual_seed(settings.seed + number)
     hidden, output = torch.nn.Linear(len(FEATURES), settings.hidden), torch.nn.Linear(settings.hidden, 1)
     optimizer = torch.optim.AdamW([*hidden.parameters(), *output.parameters()], lr=1e-2, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings.gate_steps))
@@ -375,15 +393,7 @@ def _train_gate(rows: Floats, labels: NDArray[np.bool_], settings: RouterSetting
         loss.backward()
         optimizer.step()
         schedule.step()
-    return Gate(
-        mean=mean,
-        scale=scale,
-        hidden_weight=hidden.weight.detach().numpy(),
-        hidden_bias=hidden.bias.detach().numpy(),
-        output_weight=output.weight[0].detach().numpy(),
-        output_bias=float(output.bias.detach()),
-        negatives={},
-    )
+    return hidden, output
 
 
 def _calibrated(gate: Gate, calibration: Sequence[tuple[str, Floats]]) -> Gate:

@@ -25,7 +25,7 @@ GOOD = '{"question": "Q?", "answer": "A"}\n'
 def test_a_bad_file_is_refused_by_line_and_leaves_no_store(
     mome: Mome, tmp_path: Path, content: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mome_tools.commands.memorize._tune", None)
+    monkeypatch.setattr("mome_tools.commands.memorize._opened", None)
     facts = tmp_path / "facts.jsonl"
     facts.write_text(content)
     ran = mome("memorize", facts, "--store", tmp_path / "store", "--json")
@@ -53,7 +53,7 @@ def test_ctrl_c_says_that_the_last_commit_stands_and_exits_130(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mome_tools.commands.memorize._tune", interrupted)
+    monkeypatch.setattr("mome_tools.commands.memorize._opened", interrupted)
     (tmp_path / "facts.jsonl").write_text(GOOD)
     ran = mome("memorize", tmp_path / "facts.jsonl", "--store", tmp_path / "store", "--json")
     assert ran.code == 130 and ran.out == ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mome_store import ExpertSchema, ExpertStore
 
@@ -16,19 +19,27 @@ _AT_ONCE = 4096
 _SCALE = 1e-3  # small enough that a model still speaks
 
 
+Keys = Callable[[int, np.random.Generator], NDArray[np.float32]]
+"""So many keys, float32 [n, key_dim]."""
+
+
 def make_random_store(path: Path, schema: ExpertSchema, experts: int, key_dim: int = 8) -> None:
     """A new store of `experts` random groups."""
     with ExpertStore.create(path, schema=schema, key_dim=key_dim) as store:
         add_random_groups(store, experts)
 
 
-def add_random_groups(store: ExpertStore, experts: int) -> None:
-    """Adds groups of one expert each, of the schema's rank. The experts of a commit repeat a few random ones."""
+def add_random_groups(store: ExpertStore, experts: int, keys: Keys | None = None) -> None:
+    """Adds groups of one expert each, of the schema's rank. The experts of a commit repeat a few random ones.
+
+    keys: one for each; None: random ones of unit length.
+    """
+    keys = keys or partial(_random_keys, store.key_dim)
     rng = np.random.default_rng(experts)
     for start in range(0, experts, _AT_ONCE):
         count = min(_AT_ONCE, experts - start)
         with store.transaction() as txn:
-            txn.add_groups(_random_weights(store.schema, count, rng), _random_keys(count, store.key_dim, rng))
+            txn.add_groups(_random_weights(store.schema, count, rng), keys(count, rng))
 
 
 def schema_of_records(record_bytes: int) -> ExpertSchema:
@@ -53,9 +64,7 @@ def _random_weights(schema: ExpertSchema, count: int, rng: np.random.Generator) 
     }
 
 
-def _random_keys(
-    count: int, key_dim: int, rng: np.random.Generator
-) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _random_keys(key_dim: int, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
     keys = rng.standard_normal((count, key_dim), np.float32)
     keys /= np.linalg.norm(keys, axis=1, keepdims=True)
     return keys

@@ -12,7 +12,6 @@ from mome_store.routing.curriculum.wordings import Relation
 STRANGER, TWIN, OTHER_RELATION, UNRELATED = "stranger", "twin", "other relation", "unrelated"
 """Kinds of questions that no fact of a store answers."""
 NEGATIVES = (STRANGER, TWIN, OTHER_RELATION, UNRELATED)
-_SINGLE = 0.35  # share of stores that hold the same one thing of everything of a kind
 _TEMPLATES = 0.6  # share of stores that ask the same of everyone in the same words
 _TWINS = 0.3  # share of entities that get a twin
 
@@ -91,15 +90,13 @@ class Asker:
         kinds = self.chance.sample(list(self._of_kind), min(len(self._of_kind), self.chance.randint(1, 4)))
         wordings = self.chance.randint(1, 4)
         templates = self.chance.random() if self.chance.random() < _TEMPLATES else None
-        single = self.chance.random() < _SINGLE
-        only = {kind: [self.chance.choice(self._of_kind[kind])] for kind in kinds}
         facts: list[StoredFact] = []
         queries: list[Query] = []
         samples: list[Question] = []
         for _ in range(entities):
             kind = self.chance.choice(kinds)
             name = self.entities.draw(kind)
-            stored = only[kind] if single else self.chance.sample(self._of_kind[kind], self.chance.choice([1, 1, 2, 3]))
+            stored = self.chance.sample(self._of_kind[kind], self.chance.choice([1, 1, 2, 3]))
             others = [number for number in self._of_kind[kind] if number not in stored]
             twin = self.entities.twin(name)
             for number in stored:
@@ -112,7 +109,7 @@ class Asker:
                     facts.append(_stored(self._wordings(number, twin, wordings, templates)))
                 else:
                     queries.append(Query(self.ask(number, twin).text, None, TWIN))
-        for _ in range(len(facts)):
+        for _ in range(2 * len(facts)):
             queries.append(Query(self._unrelated(), None, UNRELATED))
         for _ in range(len(facts) // 2):
             kind, sample = self.chance.choice(kinds), self.chance.choice(samples)

@@ -66,7 +66,9 @@ def fetch(folder: FolderOption = None, save: SaveOption = None, json: JsonOption
 
 @app.command()
 def route(
-    keys: Annotated[str, typer.Option("--keys", help="Keys in the index, numbers with commas.")] = "1000,10000,100000",
+    keys: Annotated[
+        str, typer.Option("--keys", help="Keys in the index, numbers with commas.")
+    ] = "1000,100000,1000000",
     save: SaveOption = None,
     json: JsonOption = False,
 ) -> None:
