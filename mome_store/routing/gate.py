@@ -45,7 +45,7 @@ FEATURES = (
     "wordings",
     "query words",
 )
-FALSE_FIRE = {"stranger": 0.01, "twin": 0.05, "other relation": 0.1, "unrelated": 0.001}
+FALSE_FIRE = {"stranger": 0.01, "twin": 0.05, "other relation": 0.08, "unrelated": 0.001}
 """For which share of the questions that no fact answers a gate may open, by their kind: about an entity that nothing is
 stored of, or a near twin of a known one; about another relation of a known entity; about anything else. These are
 shares of the curriculum's questions, whose twins and other relations are harder than those of most stores:

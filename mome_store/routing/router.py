@@ -225,7 +225,8 @@ class Router:
         stored: dict[str, float] = dict(snapshot.meta("router", {}))
         told = stored | {name: value for name, value in self._asked.items() if value is not None}
         if isinstance(self.encoder, KeyEncoder):
-            blocks = keys.reshape(len(keys), len(BLOCKS), -1) * np.float32(len(BLOCKS) ** 0.5)
+            width = self.encoder.router.projection.width
+            blocks = keys.reshape(len(keys), len(BLOCKS), width) * np.float32(len(BLOCKS) ** 0.5)
             self._around = Surroundings(self.encoder.router.background, stored_relations(blocks))
             calibrated = self.encoder.router.gate.threshold(told.get("false_fire"))
             self.threshold = float(told.get("threshold", calibrated))

@@ -370,8 +370,7 @@ def _train_gate(rows: Floats, labels: NDArray[np.bool_], settings: RouterSetting
         scale=scale,
         hidden_weight=np.concatenate([hidden.weight.detach().numpy() for hidden, _ in trained]),
         hidden_bias=np.concatenate([hidden.bias.detach().numpy() for hidden, _ in trained]),
-        output_weight=np.concatenate([output.weight[0].detach().numpy() for _, output in trained])
-        / np.float32(len(trained)),
+        output_weight=np.concatenate([(output.weight[0] / len(trained)).detach().numpy() for _, output in trained]),
         output_bias=float(np.mean([output.bias.item() for _, output in trained])),
         negatives={},
     )

@@ -116,7 +116,7 @@ def test_an_empty_memory_answers_nothing_and_one_fact_is_told_from_others(encode
             transaction.add_group([expert], keys=encoder.encode([question]), memory=Memory(question, "0123"))
         with store.snapshot() as snapshot:
             route = Router.open(snapshot, encoder=encoder).route(
-                [question, "What is the phone number of Bert Ohlsson?", "Where does Anna Kowalska live?"]
+                [question, "What is the phone number of Bert Ohlsson?", "What is the capital of France?"]
             )
             assert route.opened.tolist() == [True, False, False]
 
