@@ -18,7 +18,7 @@ class Failure:
 
     kind: the metric that it counts in. expected: None where no memory should have answered.
     label: "gate" (shut for a stored fact, or open where there is none), "routing" (the experts of another fact
-    answered) or "storage" (the right experts said something else).
+    answered) or "storage" (the right experts said something else); of SQL "failed" (it does not run) or "other".
     """
 
     kind: str

@@ -96,15 +96,16 @@ def train_until(
     batch_size: int = 16,
     seed: int = 0,
     on_step: Callable[[float], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Trained:
     """Epochs over `rows` until in a whole one every answer token had `stop_probability`, or for `seconds`.
 
     At least one step is made. The learning rate falls to a tenth over the time there is. on_step: told the share of the
-    time that is spent.
+    time that is spent. clock: in seconds.
     """
     shuffle = random.Random(seed)
     limit = -math.log(stop_probability)
-    begin = time.monotonic()
+    begin = clock()
     rates = [group["lr"] for group in optimizer.param_groups]
     epoch, at_bar = 0, False
     while not at_bar:
@@ -113,12 +114,12 @@ def train_until(
         worst = 0.0
         for batch in batches(rows, batch_size):
             worst = max(worst, train_step(model, optimizer, batch, pad))
-            share = (time.monotonic() - begin) / seconds
+            share = (clock() - begin) / seconds
             if on_step is not None:
                 on_step(min(share, 1.0))
             if share >= 1:
-                return Trained(epoch, time.monotonic() - begin, at_bar=False)
+                return Trained(epoch, clock() - begin, at_bar=False)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * (1 - 0.9 * share)
         at_bar = worst <= limit
-    return Trained(epoch, time.monotonic() - begin, at_bar)
+    return Trained(epoch, clock() - begin, at_bar)

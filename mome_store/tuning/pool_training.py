@@ -13,6 +13,7 @@ with A [U r, d_in], B [U r, d_out] and weights [wordings, U r], 0 for what a wor
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -60,6 +61,7 @@ class PoolTraining:
 
     Attributes: `epochs` and `steps` so far; `losses`, float32 [wordings], of each wording's worst position when it was
     last trained; `mean_loss` over all positions in the last epoch, in nats. Both are over the shortlists.
+    `learning_rate`: of the next step; the settings' unless somebody changes it.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class PoolTraining:
         self.epochs = 0
         self.steps = 0
         self.mean_loss = math.inf
+        self.learning_rate = settings.learning_rate
         self.losses = torch.full((len(selected.wordings),), math.inf)
         device = upper.model.device
         whole_prompt = activation == "all"
@@ -120,6 +123,33 @@ class PoolTraining:
                     return found
                 self.learn_from(found)
         return self.check()
+
+    def run_for(
+        self,
+        seconds: float,
+        on_step: Callable[[float], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Steps for so long, with no bar to reach; the learning rate falls to a tenth on the way.
+
+        For experts that are to be used on questions which they were not trained on: those must not be memorised to the
+        end. At least one step is made. on_step: told the share of the time that is spent. clock: in seconds.
+        """
+        begin = clock()
+        share = 0.0
+        while share < 1:
+            total = positions = 0.0
+            for place in torch.randperm(len(self._batches), generator=self._generator).tolist():
+                self.learning_rate = self._settings.learning_rate * (1 - 0.9 * share)
+                total += self._step(self._batches[place])
+                positions += int((self._batches[place].targets != IGNORED).sum())
+                share = min((clock() - begin) / seconds, 1.0)
+                if on_step is not None:
+                    on_step(share)
+                if share >= 1:
+                    break
+            self.mean_loss = total / positions
+            self.epochs += 1
 
     def epoch(self) -> None:
         """One step on every wording, batch after batch."""
@@ -209,7 +239,7 @@ class PoolTraining:
             first = m[used].lerp_(gradient, 1 - beta1)
             second = v[used].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             scale = (second / (1 - beta2**steps)).sqrt_().add_(_EPSILON)
-            p[used] -= self._settings.learning_rate * first / (1 - beta1**steps) / scale
+            p[used] -= self.learning_rate * first / (1 - beta1**steps) / scale
             m[used], v[used] = first, second
 
 

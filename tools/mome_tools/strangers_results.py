@@ -18,6 +18,7 @@ import typer
 from mome_store.errors import MomeError
 from mome_store.evaluation import SYSTEMS, EvaluationSettings, Row, SystemResult, rows_of
 from mome_tools.figures import Figure, machine_text
+from mome_tools.share_plot import plot_shares
 from mome_tools.strangers_tables import Table, all_tables
 
 NAME = "strangers"
@@ -145,7 +146,7 @@ def bars_of(row: Row) -> list[Figure]:
 def plot_answers(rows: list[Row], path: Path) -> None:
     """Exact match of every system, with intervals."""
     metrics = {"exact_match_seen": "trained wordings", "exact_match_heldout": "held-out wordings"}
-    _plot(rows, metrics | {"exact_match_twins": "near twins"}, "exact answers, %", path)
+    plot_shares(rows, metrics | {"exact_match_twins": "near twins"}, "exact answers, %", path)
 
 
 def plot_false_fire(rows: list[Row], path: Path) -> None:
@@ -156,40 +157,7 @@ def plot_false_fire(rows: list[Row], path: Path) -> None:
         "false_fire_other_relation": "other relations of known people",
         "false_fire_unrelated": "unrelated text",
     }
-    _plot(rows, metrics, "false fires, %", path)
-
-
-def _plot(rows: list[Row], metrics: dict[str, str], label: str, path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Picture
-
-    picture = Picture(figsize=(9, 1.2 + 0.16 * len(rows) * (len(metrics) + 1)), layout="constrained")
-    FigureCanvasAgg(picture)
-    axes = picture.add_subplot()
-    height = 1 / (len(metrics) + 1)
-    colors = ("#2a6f97", "#61a5c2", "#c98b2b", "#8a8f98")
-    for place, (metric, name) in enumerate(metrics.items()):
-        known = [(i, row.value(metric), row.intervals().get(metric)) for i, row in enumerate(rows)]
-        drawn = [(i, 100 * value, interval) for i, value, interval in known if value is not None and interval]
-        axes.barh(
-            [i + place * height for i, _, _ in drawn],
-            [value for _, value, _ in drawn],
-            height=height,
-            xerr=[
-                [max(0.0, value - 100 * interval[0]) for _, value, interval in drawn],
-                [max(0.0, 100 * interval[1] - value) for _, value, interval in drawn],
-            ],
-            error_kw={"linewidth": 0.8},
-            color=colors[place],
-            label=name,
-        )
-    titles = [f"{row.title} ({row.facts} facts)" for row in rows]
-    axes.set_yticks([i + height * (len(metrics) - 1) / 2 for i in range(len(rows))], titles, fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_xlabel(f"{label} (bars: Wilson 95 %)", fontsize=9)
-    picture.legend(loc="outside upper center", ncols=2, fontsize=8)
-    picture.savefig(path, dpi=110)
+    plot_shares(rows, metrics, "false fires, %", path)
 
 
 def _earlier_runs(path: Path, head: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:

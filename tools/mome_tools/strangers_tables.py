@@ -105,17 +105,17 @@ _COST = (
 def all_tables(rows: list[Row]) -> list[Table]:
     """Every table of the page."""
     return [
-        _table("Answers", "Exact match, and where the answer may stand among other words.", _ANSWERS, rows),
-        _table("Held-out wordings by style", "", _STYLES, rows),
-        _table(
+        table_of("Answers", "Exact match, and where the answer may stand among other words.", _ANSWERS, rows),
+        table_of("Held-out wordings by style", "", _STYLES, rows),
+        table_of(
             "Routing",
             "For RAG, top 3, the right fact is among the three. `Given`: experts or facts put in the router's place.",
             _ROUTES,
             rows,
         ),
-        _table("False fires, and plain text", "", _FALSE_FIRES, rows),
-        _table("Living memory", "", _LIVING, rows),
-        _table(
+        table_of("False fires, and plain text", "", _FALSE_FIRES, rows),
+        table_of("Living memory", "", _LIVING, rows),
+        table_of(
             "Cost",
             "Milliseconds: the median of a query alone with a fixed number of tokens, less that of the base model.",
             _COST,
@@ -133,7 +133,8 @@ def number(value: float, unit: str) -> str:
     return f"+{text}" if unit == "signed" and value > 0 else text
 
 
-def _table(title: str, lead: str, columns: tuple[Column, ...], rows: list[Row]) -> Table:
+def table_of(title: str, lead: str, columns: tuple[Column, ...], rows: list[Row]) -> Table:
+    """A line for each system."""
     headings = ["system", "facts", "seeds", *(column.heading for column in columns)]
     cells = [
         [row.title, str(row.facts), str(len(row.seeds)), *(column.cell(row) for column in columns)] for row in rows

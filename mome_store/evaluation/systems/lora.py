@@ -17,8 +17,12 @@ from mome_store.tuning import TuningSettings, default_schema
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
-_LEARNING_RATE = 1e-3
+    from mome_store.store import ExpertSchema
+
+LEARNING_RATE = 1e-3
+"""Of Adam, for every LoRA of the evaluations."""
 _BYTES = 2
 """Of a parameter, as an adapter is stored (bf16)."""
 
@@ -34,18 +38,10 @@ class Lora(System):
 
     def __init__(self, bench: Workbench, facts: int) -> None:
         super().__init__(bench, facts)
-        try:
-            import peft
-        except ModuleNotFoundError as error:
-            raise MomeError("the LoRA baselines need peft: pip install peft") from error
-        torch.manual_seed(0)
         self.rank = equal_rank(bench, facts)
-        config = peft.LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules="all-linear", task_type="CAUSAL_LM")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # what peft calls, transformers is about to rename
-            self._adapted: PeftModel = peft.get_peft_model(bench.model, config)
+        self._adapted = attach_lora(bench.model, self.rank)
         self._parameters = [p for p in self._adapted.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.Adam(self._parameters, lr=_LEARNING_RATE)
+        self._optimizer = torch.optim.Adam(self._parameters, lr=LEARNING_RATE)
         self._met_bar = 0
         self._trainings = 0
 
@@ -68,12 +64,7 @@ class Lora(System):
         return f"rank {self.rank}{bar if self._trainings else ''}"
 
     def close(self) -> None:
-        self._adapted.unload()
-        # What peft leaves behind on the base model would make the next wrapping warn.
-        for name in ("peft_config", "active_adapter", "_hf_peft_config_loaded"):
-            self.bench.model.__dict__.pop(name, None)
-        self.bench.model.requires_grad_(False)
-        self.bench.model.train(False)
+        detach_lora(self._adapted, self.bench.model)
 
     def _train(self, facts: Sequence[PersonFact]) -> None:
         run = train_until(
@@ -85,7 +76,7 @@ class Lora(System):
             stop_probability=(self.bench.tuning or TuningSettings()).stop_probability,
         )
         for group in self._optimizer.param_groups:
-            group["lr"] = _LEARNING_RATE
+            group["lr"] = LEARNING_RATE
         self._trainings += 1
         self._met_bar += run.at_bar
         self._adapted.eval()
@@ -115,17 +106,49 @@ class LoraSequential(Lora):
         self._train(facts)
 
 
+def attach_lora(model: PreTrainedModel, rank: int) -> PeftModel:
+    """A new LoRA on all linear layers of `model`, from a fixed seed. Raises MomeError where peft is not installed."""
+    try:
+        import peft
+    except ModuleNotFoundError as error:
+        raise MomeError("the LoRA baselines need peft: pip install peft") from error
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # what peft calls, transformers is about to rename
+        adapted: PeftModel = peft.get_peft_model(model, config)
+    return adapted
+
+
+def detach_lora(adapted: PeftModel, model: PreTrainedModel) -> None:
+    """Leaves `model` as `attach_lora` found it."""
+    adapted.unload()
+    # What peft leaves behind on the base model would make the next wrapping warn.
+    for name in ("peft_config", "active_adapter", "_hf_peft_config_loaded"):
+        model.__dict__.pop(name, None)
+    model.requires_grad_(False)
+    model.train(False)
+
+
 def equal_rank(bench: Workbench, facts: int) -> int:
     """The rank at which LoRA on all linear layers has as many parameters as `facts` experts of owned mode."""
-    schema = default_schema(bench.model)
-    owned = facts * schema.rank * sum(d_in + d_out for d_in, d_out in schema.modules.values())
-    head = bench.model.get_output_embeddings()
+    return rank_of_size(bench.model, facts * parameters_of(default_schema(bench.model)))
+
+
+def parameters_of(schema: ExpertSchema) -> int:
+    """Numbers in one expert."""
+    return schema.rank * sum(d_in + d_out for d_in, d_out in schema.modules.values())
+
+
+def rank_of_size(model: PreTrainedModel, parameters: int) -> int:
+    """The rank, at least 1, at which LoRA on all linear layers has nearest to so many parameters."""
+    head = model.get_output_embeddings()
     per_rank = sum(
         _widths(module)
-        for module in bench.model.modules()
+        for module in model.modules()
         if module is not head and (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
     )
-    return max(1, math.floor(owned / per_rank + 0.5))
+    return max(1, math.floor(parameters / per_rank + 0.5))
 
 
 def _widths(linear: Any) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -135,8 +135,55 @@ def pool(save: SaveOption = None, json: JsonOption = False) -> None:
     run("pool", measure, None, json)
 
 
-def run(name: str, measure: Callable[[Progress], Sequence[Figure]], save: Path | None, json: bool) -> None:
-    """Measures behind a progress bar and prints; exit code 1 when a bar is missed, so that a script sees it."""
+@app.command()
+def sql(
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="A folder with train.jsonl and one SQLite database.")
+    ] = Path("../shared/data/nba_text2sql"),
+    train: Annotated[int, typer.Option("--train", min=1, help="Questions to train on, at most.")] = 500,
+    test: Annotated[int, typer.Option("--test", min=1, help="Questions to ask.")] = 100,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.01, help="Training time of each trained system: processor, by threads.")
+    ] = 240.0,
+    seeds: Annotated[str, typer.Option("--seeds", "--seed", help="Of the split, with commas.")] = "0",
+    systems: Annotated[str | None, typer.Option("--systems", help="Names with commas; without it, all.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="M", help="Base model: a folder or hub id.")] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", metavar="E", help="Sentence encoder: a folder.")] = None,
+    save: SaveOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Text to SQL without the schema, scored by running it, beside schema, few-shot retrieval and one LoRA."""
+    fields: dict[str, Any] = {}
+
+    def measure(show: Progress) -> Sequence[Figure]:
+        from mome_store.evaluation.sql_systems import SqlSettings
+        from mome_tools.sql_bench import measure_sql
+        from mome_tools.strangers_results import parse_seeds
+
+        settings = SqlSettings(train=train, test=test, seconds=seconds)
+        names = None if systems is None else [name.strip() for name in systems.split(",")]
+        found = measure_sql(data, settings, parse_seeds(seeds), names, model, encoder, show)
+        if save is not None:
+            found.save(save)
+        fields.update(found.to_json())
+        if not json:
+            found.table().print()
+        return found.figures
+
+    run("sql", measure, None, json, fields)
+
+
+def run(
+    name: str,
+    measure: Callable[[Progress], Sequence[Figure]],
+    save: Path | None,
+    json: bool,
+    fields: Mapping[str, Any] | None = None,
+) -> None:
+    """Measures behind a progress bar and prints; exit code 1 when a bar is missed, so that a script sees it.
+
+    fields: further ones of the JSON, filled by `measure`.
+    """
     with progress_bar() as progress:
         task = progress.add_task("loading", total=None, note="")
 
@@ -149,7 +196,7 @@ def run(name: str, measure: Callable[[Progress], Sequence[Figure]], save: Path |
 
         save_results(name, figures, save)
     if json:
-        print_json({"figures": [figure.to_json() for figure in figures], "machine": machine()})
+        print_json({"figures": [figure.to_json() for figure in figures], "machine": machine(), **(fields or {})})
     else:
         print_text(f"Machine: {machine_text()}\n")
         print_figures(figures)

@@ -29,9 +29,9 @@ def evaluate(
     with progress_bar() as progress:
         task = progress.add_task("loading", total=None, note="")
 
+        from mome_store.evaluation.sql_execution import SqlChecker
         from mome_store.modeling import MemoryModel
         from mome_tools.recall import measure_recall
-        from mome_tools.sql_results import SqlChecker
 
         checker = None if sqlite is None else SqlChecker(sqlite)
         if checker is not None:
@@ -44,7 +44,7 @@ def evaluate(
             recall = measure_recall(memory, facts, on_progress=show)
     result: dict[str, Any] = recall.to_json()
     if checker is not None:
-        result["execution"] = checker.compare(recall.answers)
+        result["execution"] = checker.compare((answer.fact.answer or "", answer.said) for answer in recall.answers)
     if json:
         print_json(result)
     else:

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from mome_store.errors import FactError, MomeError
+from mome_store.evaluation.sql_execution import SqlChecker, is_ordered, same_result
 from mome_store.tuning.facts import Fact
-from mome_tools.recall import WordingAnswer
-from mome_tools.sql_results import SqlChecker, is_ordered, same_result
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def compared(database: Path, reference: str, *said: str) -> dict[str, object]:
     checker = SqlChecker(database)
     fact = Fact("q?", reference, line=4)
     checker.check_references([fact])
-    return checker.compare([WordingAnswer(fact, "question", "q?", text, True) for text in said])
+    return checker.compare([(reference, text) for text in said])
 
 
 def test_equal_results_count_whatever_the_query_looks_like(database: Path) -> None:
@@ -84,10 +83,10 @@ def test_sql_that_is_more_than_a_query_is_not_run(database: Path, harm: str) -> 
 
 
 def test_an_endless_query_is_given_up(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mome_tools.sql_results._MOST_STEPS", 5)
+    monkeypatch.setattr("mome_store.evaluation.sql_execution._MOST_STEPS", 5)
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     assert compared(database, "SELECT name FROM town", endless)["valid"] == 0
-    monkeypatch.setattr("mome_tools.sql_results._MOST_ROWS", 5)
+    monkeypatch.setattr("mome_store.evaluation.sql_execution._MOST_ROWS", 5)
     assert compared(database, "SELECT name FROM town", "SELECT 1 FROM town, town AS b")["valid"] == 0
 
 

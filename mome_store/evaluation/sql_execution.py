@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from mome_store.errors import FactError, MomeError
 
 if TYPE_CHECKING:
     from mome_store.tuning.facts import Fact
-    from mome_tools.recall import WordingAnswer
 
 # A model's SQL is not to be trusted: it may read, and nothing else.
 _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
@@ -23,13 +23,23 @@ _MOST_STEPS = 2_000  # of 100,000 instructions of SQLite's machine each: a few s
 _LITERAL = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _PARENTHESES = re.compile(r"\([^()]*\)")
 
+Rows = list[tuple[Any, ...]]
+
+
+class Outcome(Enum):
+    """A predicted query, run: it fails, gives another result than the reference, or the same."""
+
+    FAILED = "failed"
+    OTHER = "other"
+    SAME = "same"
+
 
 class SqlChecker:
     """Runs queries on one SQLite file. Raises MomeError when that is no database."""
 
     def __init__(self, database: Path) -> None:
         self._uri = f"{database.resolve().as_uri()}?mode=ro"
-        self._references: dict[str, list[tuple[Any, ...]]] = {}
+        self._references: dict[str, Rows] = {}
         try:
             with closing(self._connect()) as connection:
                 connection.execute("SELECT 1 FROM sqlite_master LIMIT 1")
@@ -45,24 +55,47 @@ class SqlChecker:
                 except sqlite3.Error as error:
                     raise FactError(fact.line, f"the reference SQL does not run: {error}: {fact.answer}") from error
 
-    def compare(self, answers: Sequence[WordingAnswer]) -> dict[str, Any]:
-        """`accuracy`: share of answers that give the reference's result; `valid`: share that run; `n`: how many."""
-        same = valid = 0
-        for answer in answers:
-            reference = answer.fact.answer or ""
-            try:
-                rows = self._rows(answer.said)
-            except sqlite3.Error:
-                continue
-            valid += 1
-            same += same_result(rows, self._references[reference], ordered=is_ordered(reference))
-        n = len(answers)
-        return {"accuracy": same / n if n else None, "valid": valid / n if n else None, "n": n}
+    def compare(self, answers: Iterable[tuple[str, str]]) -> dict[str, Any]:
+        """Of pairs of a reference that was checked and what was said in its place.
+
+        `accuracy`: share of answers that give the reference's result; `valid`: share that run; `n`: how many.
+        """
+        outcomes = [self.outcome(reference, said) for reference, said in answers]
+        n = len(outcomes)
+        return {
+            "accuracy": sum(outcome is Outcome.SAME for outcome in outcomes) / n if n else None,
+            "valid": sum(outcome is not Outcome.FAILED for outcome in outcomes) / n if n else None,
+            "n": n,
+        }
+
+    def outcome(self, reference: str, said: str) -> Outcome:
+        """What running `said` shows, against a reference that was checked before."""
+        try:
+            rows = self._rows(said)
+        except sqlite3.Error:
+            return Outcome.FAILED
+        same = same_result(rows, self._references[reference], ordered=is_ordered(reference))
+        return Outcome.SAME if same else Outcome.OTHER
+
+    def result(self, reference: str) -> Rows:
+        """The rows of a reference that was checked before."""
+        return self._references[reference]
+
+    def schema_text(self, rows: int = 3) -> str:
+        """What a prompt tells of the database: each table's CREATE statement and its first rows, one line each."""
+        with closing(self._connect()) as connection:
+            tables = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY name")
+            parts = []
+            for name, sql in tables.fetchall():
+                quoted = '"' + name.replace('"', '""') + '"'
+                found = connection.execute(f"SELECT * FROM {quoted} LIMIT ?", (rows,)).fetchall()
+                parts.append("\n".join([" ".join(sql.split()) + ";", *(f"-- {row}" for row in found)]))
+        return "\n\n".join(parts)
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._uri, uri=True)
 
-    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+    def _rows(self, sql: str) -> Rows:
         steps = 0
 
         def too_long() -> bool:
