@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import faiss
-import numpy as np
 import torch
 
 from mome_store.errors import SchemaError
+from mome_store.evaluation.nearest_groups import NearestGroups
 from mome_store.evaluation.supervised import rows_of, train_until
 from mome_store.evaluation.systems.base import Workbench, replies
 from mome_store.evaluation.systems.lora import (
@@ -289,7 +289,7 @@ class PoolMode(_Stored):
         training.run_for(max(left, 0.01), lambda share: on_progress("training", round(100 * share), 100), busy_seconds)
         pool.commit(self._store, training.stacked(), ())
         memory.refresh()
-        self.parameters = self.sql.pool_parameters
+        self.parameters = len(pool.keys) * parameters_of(self._store.schema)
         self._epochs = training.epochs
 
     def notes(self) -> str:
@@ -325,34 +325,13 @@ class OwnedMode(_Stored):
             self._memorised += tuner.memorize(train[start : start + _OWNED_CHUNK]).memorized
         snapshot = self._memory.snapshot
         self.parameters = len(snapshot.expert_ids) * parameters_of(self._store.schema)
-        keys, self._groups = snapshot.keys()
-        self._index = faiss.IndexFlatIP(keys.shape[1])
-        self._index.add(keys)
+        self._nearest = NearestGroups(self._memory, self.sql.settings.nearest, self.sql.settings.nearest_temperature)
 
     def notes(self) -> str:
         return f"{self._memorised} questions memorised in the time"
 
     def _route(self, questions: Sequence[str]) -> Route:
-        """The nearest groups of each question, with the softmax of their scores as weights."""
-        router, settings = self._memory.router, self.sql.settings
-        queries = router.encoder.encode(questions) @ router.w_q.T
-        scores, rows = self._index.search(
-            np.ascontiguousarray(queries, np.float32), min(settings.nearest, self._index.ntotal)
-        )
-        weights = np.exp((scores - scores[:, :1]) / settings.nearest_temperature)
-        weights /= weights.sum(1, keepdims=True)
-        groups = self._groups[rows]
-        experts = [[self._memory.snapshot.group(int(group)).expert_ids for group in own] for own in groups]
-        return Route(
-            expert_ids=tuple(np.concatenate(own) for own in experts),
-            weights=tuple(
-                np.repeat(own_weights, [len(ids) for ids in own]).astype(np.float32)
-                for own, own_weights in zip(experts, weights, strict=True)
-            ),
-            group_ids=tuple(tuple(own.tolist()) for own in groups),
-            scores=scores[:, 0],
-            opened=np.ones(len(questions), np.bool_),
-        )
+        return self._nearest.route(questions)
 
 
 SQL_SYSTEMS: dict[str, type[SqlSystem]] = {

@@ -77,6 +77,10 @@ class Retrieval(System):
             Use(tuple(dict.fromkeys(self._keys[key] for key in keys))[: self.top_k], True) for keys in found.tolist()
         ]
 
+    def prompt(self, statements: Sequence[str], question: str) -> list[int]:
+        """What the model reads, as token ids."""
+        return reading_prompt(self.bench, statements, question)
+
     def bytes(self) -> int:
         text = sum(len(fact.statement.encode()) for fact in self._stored.values())
         return text + len(self._keys) * (4 * self.bench.sentences.dim + 8)
@@ -84,7 +88,7 @@ class Retrieval(System):
     def _fitting(self, facts: Sequence[PersonFact], question: str, tokens: int) -> list[int]:
         """The prompt with as many of the facts, best first, as the model's context has room for."""
         for count in range(len(facts), -1, -1):
-            prompt = reading_prompt(self.bench, [fact.statement for fact in facts[:count]], question)
+            prompt = self.prompt([fact.statement for fact in facts[:count]], question)
             if self.bench.prompts.context is None or len(prompt) + tokens <= self.bench.prompts.context:
                 return prompt
         return self.bench.prompts.prompt(question)

@@ -173,6 +173,35 @@ def sql(
     run("sql", measure, None, json, fields)
 
 
+@app.command()
+def carried(
+    facts: Annotated[int, typer.Option("--facts", min=1, help="Facts to store, each of another person.")] = 40,
+    seeds: Annotated[str, typer.Option("--seeds", "--seed", help="Of the facts, with commas.")] = "0",
+    systems: Annotated[str | None, typer.Option("--systems", help="Names with commas; without it, all.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="M", help="Base model: a folder or hub id.")] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", metavar="E", help="Sentence encoder: a folder.")] = None,
+    save: SaveOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Stored facts in sentences and short computations, where giving back the stored answer is no reply."""
+    fields: dict[str, Any] = {}
+
+    def measure(show: Progress) -> Sequence[Figure]:
+        from mome_tools.carried_bench import measure_carried
+        from mome_tools.strangers_results import parse_seeds
+
+        names = None if systems is None else [name.strip() for name in systems.split(",")]
+        found = measure_carried(facts, parse_seeds(seeds), names, model, encoder, show)
+        if save is not None:
+            found.save(save)
+        fields.update(found.to_json())
+        if not json:
+            found.table().print()
+        return found.figures
+
+    run("carried", measure, None, json, fields)
+
+
 def run(
     name: str,
     measure: Callable[[Progress], Sequence[Figure]],
