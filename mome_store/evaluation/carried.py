@@ -102,7 +102,7 @@ class Request:
         if self.expected.isdecimal():
             numbers = _NUMBER.findall(reply)
             return bool(numbers) and _digits(numbers[-1]) == self.expected
-        letters = re.findall(r"(?<![\w'])[A-Za-z](?!\w)", reply)
+        letters = re.findall(r"(?<!\w)(?<!\w')[A-Za-z](?!\w)", reply)
         return bool(letters) and letters[-1].upper() == self.expected.upper()
 
 
