@@ -29,7 +29,10 @@ from mome_store.evaluation.systems.base import Workbench
 from mome_store.tuning.facts import Fact, load_facts
 
 _FENCE = re.compile(r"```(?:\w+\n)?(.*?)(?:```|$)", re.DOTALL)
-_QUERY = re.compile(r"\b(?:SELECT|WITH)\b[^;]*", re.IGNORECASE)
+_QUERY = re.compile(
+    r"\b(?:SELECT\b|WITH\s+(?:RECURSIVE\s+)?\w+\s+AS\s*\()(?:(?!\n\s*\n|\n\s*Question:|```)[^;])*", re.IGNORECASE
+)
+"""Up to a semicolon, an empty line or the next question: small models go on with examples of their own."""
 _ALIAS = re.compile(r"\bas\s+\w+", re.IGNORECASE)
 _MOST_SHARE = 0.5
 

@@ -85,6 +85,8 @@ def test_a_seed_gives_one_split_and_another_seed_another(folder: Path) -> None:
         ("SELECT a FROM t;", "SELECT a FROM t"),
         ("Sure:\n```sql\nselect a\nfrom t;\n```\nThis selects a.", "select a\nfrom t"),
         ("SQL: WITH x AS (SELECT 1) SELECT * FROM x; SELECT 2", "WITH x AS (SELECT 1) SELECT * FROM x"),
+        ("I can help with that: SELECT a FROM t\n\nQuestion: b?\nSQL: SELECT b", "SELECT a FROM t"),
+        ("SELECT a\nFROM t\nQuestion: b?", "SELECT a\nFROM t"),
         ("I don't know.", "I don't know."),
     ],
 )

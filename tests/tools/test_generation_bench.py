@@ -56,6 +56,16 @@ def test_text_to_sql_prints_one_json_object_and_saves_a_page(
     saved = tmp_path / "results"
     assert "| few-shot retrieval | 4 | 1 |" in (saved / "text_to_sql.md").read_text()
     assert len(json.loads((saved / "text_to_sql.json").read_text())["runs"]) == 2
+    again = mome(
+        *("bench", "sql", "--data", data, "--test", "3", "--train", "4", "--systems", "schema", "--model", tiny_model),
+        *("--save", saved, "--json"),
+    )
+    assert list(again.json["systems"]) == ["base", "schema", "fewshot"], "an evaluation can be made in parts"
+    other = mome(
+        *("bench", "sql", "--data", data, "--test", "2", "--train", "4", "--systems", "schema", "--model", tiny_model),
+        *("--save", saved, "--json"),
+    )
+    assert list(other.json["systems"]) == ["schema"], "runs with other settings are not mixed in"
     assert (saved / "text_to_sql.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mome_store.evaluation import Row, SystemResult, rows_of
 from mome_tools.figures import Figure
 from mome_tools.results import save_results
+from mome_tools.saved_runs import with_saved_runs
 from mome_tools.share_plot import plot_shares
 from mome_tools.strangers_tables import Column, Table, table_of
 
@@ -29,6 +30,7 @@ _PEERS = ("cache", "rag1", "lora")
 class CarriedResults:
     """The results of all ways of asking and seeds, as figures, a table and files."""
 
+    facts: int
     results: Sequence[SystemResult]
 
     @property
@@ -51,6 +53,13 @@ class CarriedResults:
                 )
         return figures
 
+    def with_saved(self, folder: Path) -> CarriedResults:
+        """Together with what `save` wrote there before, of as many facts, of other systems and seeds."""
+        from mome_store.evaluation.carried import WAYS
+
+        head = {"facts": self.facts}
+        return replace(self, results=with_saved_runs(self.results, folder / "carried.json", head, list(WAYS)))
+
     def table(self) -> Table:
         return table_of("Facts carried into a reply", _LEAD, _COLUMNS, self.rows)
 
@@ -59,6 +68,7 @@ class CarriedResults:
         return {
             "systems": {row.name: row.values() for row in self.rows},
             "intervals": {row.name: row.intervals() for row in self.rows},
+            "facts": self.facts,
             "seeds": sorted({result.seed for result in self.results}),
             "notes": {row.name: row.notes for row in self.rows if row.notes},
         }
@@ -109,4 +119,4 @@ def measure_carried(
             for seed in seeds
             for result in evaluate_carried(bench, facts, seed, list(WAYS) if systems is None else systems, on_progress)
         ]
-    return CarriedResults(found)
+    return CarriedResults(facts, found)

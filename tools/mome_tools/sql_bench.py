@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from mome_store.evaluation import Row, SystemResult, rows_of
 from mome_store.evaluation.sql_systems import SqlSettings
 from mome_tools.figures import Figure
 from mome_tools.results import save_results
+from mome_tools.saved_runs import with_saved_runs
 from mome_tools.share_plot import plot_shares
 from mome_tools.strangers_tables import Column, Table, table_of
 
@@ -59,6 +60,15 @@ class SqlResults:
             for peer in PEERS
             if peer in accuracy
         ]
+
+    def with_saved(self, folder: Path) -> SqlResults:
+        """Together with what `save` wrote there before, with the same settings, of other systems and seeds."""
+        from mome_store.evaluation.sql_systems import SQL_SYSTEMS
+
+        head = {"settings": asdict(self.settings)}
+        return replace(
+            self, results=with_saved_runs(self.results, folder / "text_to_sql.json", head, list(SQL_SYSTEMS))
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The further fields of `mome bench sql --json`."""

@@ -164,6 +164,7 @@ def sql(
         names = None if systems is None else [name.strip() for name in systems.split(",")]
         found = measure_sql(data, settings, parse_seeds(seeds), names, model, encoder, show)
         if save is not None:
+            found = found.with_saved(save)
             found.save(save)
         fields.update(found.to_json())
         if not json:
@@ -193,6 +194,7 @@ def carried(
         names = None if systems is None else [name.strip() for name in systems.split(",")]
         found = measure_carried(facts, parse_seeds(seeds), names, model, encoder, show)
         if save is not None:
+            found = found.with_saved(save)
             found.save(save)
         fields.update(found.to_json())
         if not json:
