@@ -79,7 +79,7 @@ class SqlSettings:
     experts: int = 16
     top_k: int = 8
     temperature: float = 0.1
-    learning_rate: float = 5e-3
+    learning_rate: float = 3e-3
     activation: str = "answer"
     nearest: int = 4
     nearest_temperature: float = 0.05
