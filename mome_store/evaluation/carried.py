@@ -132,8 +132,8 @@ def make_requests(facts: int, seed: int) -> tuple[tuple[PersonFact, ...], tuple[
 class CarryingRetrieval(RetrievalTop1):
     """RAG whose prompt asks for what the request asks for, in place of the value alone."""
 
-    def message(self, statements: Sequence[str], question: str) -> str:
-        return "\n".join([*statements, "", question])
+    def prompt(self, statements: Sequence[str], question: str) -> list[int]:
+        return self.bench.prompts.prompt("\n".join([*statements, "", question]))
 
 
 class CarryingOwned(Owned):

@@ -182,12 +182,12 @@ class FewShot(SqlSystem):
 
     def learn(self, train: Sequence[Fact], on_progress: Progress) -> None:
         self._train = train
-        self._index = faiss.IndexFlatIP(self.bench.encoder.dim)
-        self._index.add(self.bench.encoder.encode([fact.question for fact in train]))
+        self._index = faiss.IndexFlatIP(self.bench.sentences.dim)
+        self._index.add(self.bench.sentences.encode([fact.question for fact in train]))
 
     def message(self, question: str) -> str:
         _, found = self._index.search(
-            self.bench.encoder.encode([question]), min(self.sql.settings.shots, len(self._train))
+            self.bench.sentences.encode([question]), min(self.sql.settings.shots, len(self._train))
         )
         shots = [self._train[place] for place in reversed(found[0].tolist())]
         told = "\n\n".join(f"Question: {fact.question}\nSQL: {fact.answer}" for fact in shots)
@@ -242,7 +242,7 @@ class _Stored(SqlSystem):
     def __init__(self, sql: SqlBench) -> None:
         super().__init__(sql)
         self._path = self.bench.folder / f"sql-{self.name}-{next(_NUMBERS)}"
-        encoder = self.bench.encoder
+        encoder = self.bench.sentences
         self._store = ExpertStore.create(self._path, self._schema(), encoder.dim, encoder=encoder.identity)
         self._memory = MemoryModel(self.bench.model, self.bench.tokenizer, self._store, encoder=encoder)
 
@@ -280,10 +280,10 @@ class PoolMode(_Stored):
             activation=settings.activation,
             learning_rate=settings.learning_rate,
         )
-        pool = Pool.made(self.bench.encoder, train, pool_settings)
+        pool = Pool.made(self.bench.sentences, train, pool_settings)
         upper = UpperLayers(memory.model, memory.store.schema, memory.attachment)
         check_cut(upper)
-        selected = pool.select(self.bench.encoder, [tokenized(memory, fact) for fact in train])
+        selected = pool.select(self.bench.sentences, [tokenized(memory, fact) for fact in train])
         training = PoolTraining(upper, selected, len(pool.keys), pool.activation, pool_settings)
         left = settings.seconds - (busy_seconds() - begin)
         training.run_for(max(left, 0.01), lambda share: on_progress("training", round(100 * share), 100), busy_seconds)

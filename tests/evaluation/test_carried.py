@@ -56,6 +56,7 @@ def test_every_way_of_asking_answers_every_request_and_leaves_the_model_as_it_wa
         tokenizer,
         Prompts(model, tokenizer),
         HashEncoder(),
+        HashEncoder(),
         tmp_path,
         EvaluationSettings(trained_seconds_per_fact=0.1),
     )

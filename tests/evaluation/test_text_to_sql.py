@@ -104,7 +104,7 @@ def test_every_system_is_scored_on_the_same_split_and_leaves_the_model_as_it_was
     model, tokenizer = make_model("llama"), make_tokenizer()
     model.config.max_position_embeddings = 4096  # bytes for tokens: the schema alone has hundreds
     before = fingerprint(model)
-    bench = Workbench(model, tokenizer, Prompts(model, tokenizer), HashEncoder(), tmp_path, EvaluationSettings())
+    bench = Workbench(model, tokenizer, Prompts(model, tokenizer), *[HashEncoder()] * 2, tmp_path, EvaluationSettings())
     settings = SqlSettings(train=4, test=2, seconds=0.5, tokens=8, shots=2, rank=2, experts=4, top_k=2)
     data = SqlData.load(folder)
     results = list(evaluate_sql(bench, data, settings, 0, list(SQL_SYSTEMS), lambda *_: None))
@@ -125,7 +125,7 @@ def test_a_pool_that_trains_long_enough_answers_what_it_was_trained_on(folder: P
     from mome_store.evaluation.sql_systems import PoolMode, SqlBench
 
     model, tokenizer = make_model("llama"), make_tokenizer()
-    bench = Workbench(model, tokenizer, Prompts(model, tokenizer), HashEncoder(), tmp_path, EvaluationSettings())
+    bench = Workbench(model, tokenizer, Prompts(model, tokenizer), *[HashEncoder()] * 2, tmp_path, EvaluationSettings())
     settings = SqlSettings(seconds=8.0, rank=4, experts=4, top_k=4, learning_rate=1e-2)
     facts = [Fact("one?", "SELECT 1"), Fact("two!", "SELECT 2")]
     system = PoolMode(SqlBench(bench, settings, ""))

@@ -107,13 +107,14 @@ def measure_carried(
     from mome_store.evaluation import EvaluationSettings, Workbench
     from mome_store.evaluation.carried import WAYS, evaluate_carried
     from mome_store.modeling import Prompts, load_base_model, resolve_base_model
-    from mome_store.routing import SentenceEncoder
+    from mome_store.routing import KeyEncoder, SentenceEncoder
 
     base, tokenizer = load_base_model(resolve_base_model(model))
     with tempfile.TemporaryDirectory(prefix="mome-carried-") as work:
-        bench = Workbench(
-            base, tokenizer, Prompts(base, tokenizer), SentenceEncoder(encoder), Path(work), EvaluationSettings()
-        )
+        sentences = SentenceEncoder(encoder)
+        keys = KeyEncoder(sentences) if encoder is None else sentences
+        prompts = Prompts(base, tokenizer)
+        bench = Workbench(base, tokenizer, prompts, sentences, keys, Path(work), EvaluationSettings())
         found = [
             result
             for seed in seeds

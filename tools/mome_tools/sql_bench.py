@@ -142,9 +142,9 @@ def measure_sql(
     data = SqlData.load(folder)
     base, tokenizer = load_base_model(resolve_base_model(model))
     with tempfile.TemporaryDirectory(prefix="mome-sql-") as work:
-        bench = Workbench(
-            base, tokenizer, Prompts(base, tokenizer), SentenceEncoder(encoder), Path(work), EvaluationSettings()
-        )
+        sentences = SentenceEncoder(encoder)
+        prompts = Prompts(base, tokenizer)
+        bench = Workbench(base, tokenizer, prompts, sentences, sentences, Path(work), EvaluationSettings())
         found = [
             result
             for seed in seeds
