@@ -107,7 +107,11 @@ class PoolTuner:
         by_fact: list[list[Verdict]] = [[] for _ in plan.joint]
         for place, verdict in zip(selected.fact_of, found, strict=True):
             by_fact[place].append(verdict)
-        return plan.outcome(by_fact, training)
+        outcome = plan.outcome(by_fact, training)
+        if on_progress is not None:
+            failed = len(outcome.failed)
+            on_progress(TuningProgress(len(plan.facts) - failed, failed, len(plan.facts), 0, 0))
+        return outcome
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from tests.tiny_models import HashEncoder, make_model, make_tokenizer
 from tests.tuning.test_tuner import make_facts, texts
 
 Make = Callable[..., MemoryModel]
-SETTINGS = PoolSettings(experts=8, top_k=4, learning_rate=4e-2, betas=(0.9, 0.9))
+SETTINGS = PoolSettings(experts=8, top_k=4, learning_rate=2e-2, max_epochs=300)
 
 
 def test_what_is_reported_as_memorised_is_generated_exactly(architecture: str, make_memory: Make) -> None:
@@ -93,7 +93,7 @@ def test_what_can_not_be_memorised_is_failed_and_not_held(make_memory: Make) -> 
 def test_nothing_is_committed_where_a_fact_from_before_would_be_lost(make_memory: Make) -> None:
     memory = make_memory("llama", rank=1, layers=range(3, 4))
     facts = make_facts(24)
-    first = PoolTuner(memory, PoolSettings(experts=2, learning_rate=3e-2)).memorize(facts[:2])
+    first = PoolTuner(memory, PoolSettings(experts=8, learning_rate=1e-2, max_epochs=400)).memorize(facts[:2])
     assert first.failed == ()
     commit = memory.snapshot.commit
     report = PoolTuner(memory, PoolSettings(max_epochs=2, learning_rate=3e-1)).memorize(facts[2:])
