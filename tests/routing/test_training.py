@@ -29,9 +29,7 @@ def test_every_kind_of_relation_has_entities_and_several_ways_to_ask() -> None:
     assert len(RELATIONS) > 200
 
 
-@pytest.mark.parametrize(
-    "held_out", ["phone", "born", "birth", "employer", "locker", "spouse", "pet", "icao"]
-)
+@pytest.mark.parametrize("held_out", ["phone", "born", "birth", "employer", "locker", "spouse", "pet", "icao"])
 def test_what_evaluations_ask_for_is_not_taught(held_out: str) -> None:
     taught = [text for relation in RELATIONS for text in (*relation.names, *relation.questions)]
     assert not [text for text in taught if held_out in text.lower().split()]
