@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-EXACT_KEYS = 200_000
+EXACT_KEYS = 20_000
 """Up to so many keys every one is compared with every query."""
 RECALL = 0.99
 """Of the nearest keys that an exact search finds, inverted lists must find this share."""
