@@ -8,6 +8,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -114,9 +115,20 @@ class SentenceEncoder:
                 found[row] = TokenStates(hidden[place, :length].clone(), spans[place, :length])
         return [found[i] for i in range(len(texts))]
 
+    def rarity(self, word: str) -> float:
+        """How rare a folded word is, 0 to 1: its place in the tokenizer's vocabulary, common words first; 1 where it is
+        not in it.
+        """
+        ids = self._vocabulary_ids
+        return ids.get(word, len(ids)) / len(ids)
+
+    @cached_property
+    def _vocabulary_ids(self) -> dict[str, int]:
+        return dict(self._tokenizer.get_vocab())
+
     def vocabulary(self, count: int, start: int) -> list[str]:
         """The tokenizer's whole words of four ASCII letters or more, in the order of their ids from `start` on."""
-        ids = sorted((number, word) for word, number in self._tokenizer.get_vocab().items() if number >= start)
+        ids = sorted((number, word) for word, number in self._vocabulary_ids.items() if number >= start)
         return [word for _, word in ids if len(word) >= 4 and word.isascii() and word.isalpha()][:count]
 
     def _passes(

@@ -1,6 +1,6 @@
 """The gate: which of the nearest groups answers a query, or that none does.
 
-Seventeen features compare a query with a group; a small network, trained on the router's curriculum, makes of them the
+Twenty-one features compare a query with a group; a small network, trained on the router's curriculum, makes of them the
 probability that the query asks for just this fact. The group with the highest one wins, if it reaches a threshold that
 was calibrated on questions that no fact answers.
 
@@ -13,13 +13,14 @@ What the features rest on:
 * The relations that the store itself holds. Where others' telephone numbers are stored and this person's is not, the
   query is nearer to those than to what is known of the person.
 * The words themselves. A name differs from its twin in one letter, which no embedding sees: each word of the query that
-  is likely to name the entity must be in a wording of the group.
+  is likely to name the entity must be in a wording of the group. An acronym differs from another in as little: a rare
+  word that only one of the two has says more than a common one.
 * The runner-up: how much of the way from its key to the winner's the query lies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,12 +35,16 @@ FEATURES = (
     "background",
     "background lead",
     "stored relations",
+    "joined relations",
     "stored lead",
+    "wordings stored",
     "names found",
     "name missing",
     "other word asked",
     "own word not asked",
     "own words found",
+    "rare word asked",
+    "own rare word not asked",
     "lead",
     "rival's names",
     "wordings",
@@ -51,8 +56,8 @@ stored of, or a near twin of a known one; about another relation of a known enti
 shares of the curriculum's questions, whose twins and other relations are harder than those of most stores:
 docs/routing.md has what they come to elsewhere."""
 _LOOKED_AT = 20_000
-_MOST_RELATIONS = 512
-_SAME_RELATION = 0.9  # cosine of two relation blocks
+_MOST_WORDINGS = 1024
+_SAME_WORDING = 0.97  # cosine of two relation blocks
 _OWN_RELATION = 0.85
 _FAR = 0.5  # as far as matters
 _NO_DISTANCE = 0.05  # of two relations that are all but one: the lead between them is noise and must stay small
@@ -63,11 +68,12 @@ class Reading:
     """What a router sees in a text.
 
     blocks: float32 [3, width], relation, entity and sentence, each of unit length (see projection.py).
-    words: each word, and how likely it names the entity, 0 to 1.
+    words: each word, and how likely it names the entity, 0 to 1. rarity: of the same words, 0 to 1.
     """
 
     blocks: Floats
     words: Mapping[str, float]
+    rarity: Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,31 +81,32 @@ class Wordings:
     """A group, as the gate compares it with a query.
 
     blocks: float32 [n, 3, width], of its keys.
-    words: those of any of its wordings; common: those of all. None where the group has no wordings, only keys.
+    words: those of any of its wordings; common: those of all, and how rare each is. None where the group has no
+    wordings, only keys.
     """
 
     blocks: Floats
     words: frozenset[str] | None
-    common: frozenset[str] | None
+    common: Mapping[str, float] | None
 
     @classmethod
-    def of_keys(cls, keys: Floats, wordings: Sequence[Iterable[str]]) -> Wordings:
-        """keys: float32 [n, 3 * width], of unit length; wordings: the words of each, none where they are not known."""
+    def of_keys(cls, keys: Floats, wordings: Sequence[Mapping[str, float]]) -> Wordings:
+        """keys: float32 [n, 3 * width], of unit length; wordings: of each its words and how rare they are, none where
+        they are not known.
+        """
         blocks = keys.reshape(len(keys), 3, -1) * np.float32(3**0.5)
-        words = [frozenset(each) for each in wordings]
-        return (
-            cls(blocks, frozenset.union(*words), frozenset.intersection(*words)) if words else cls(blocks, None, None)
-        )
+        if not wordings:
+            return cls(blocks, None, None)
+        common = {word: rare for word, rare in wordings[0].items() if all(word in each for each in wordings)}
+        return cls(blocks, frozenset(word for each in wordings for word in each), common)
 
 
 @dataclass(frozen=True, eq=False)
 class Surroundings:
-    """What a query is compared with besides the candidates: the background, and the store's own relations [n,
-    width].
-    """
+    """What a query is compared with besides the candidates: the background, and the wordings that the store holds."""
 
     background: Background
-    relations: Floats
+    stored: StoredWordings
 
 
 class Background:
@@ -111,24 +118,65 @@ class Background:
         self.place = {word: i for i, word in enumerate(self.words)}
 
 
-def stored_relations(blocks: Floats) -> Floats:
-    """float32 [n, width]: relations that stand for those of all keys [m, 3, width], none twice.
+@dataclass(frozen=True, eq=False)
+class StoredWordings:
+    """The relation blocks of a store's keys, no wording twice: float32 [n, width]; and which of them ask the same.
 
-    Each in turn is kept that no kept one is close to. Of a large store a sample is looked at.
+    relation: int64 [n]. Wordings of one group ask the same, and so do those that share a wording with it: where
+    everybody's telephone number is asked for in the same three ways, these three are one relation.
     """
-    relations = blocks[:: max(1, len(blocks) // _LOOKED_AT), 0]
-    kept = np.empty((0, relations.shape[1]), np.float32)
-    while len(relations) and len(kept) < _MOST_RELATIONS:
-        kept = np.concatenate((kept, relations[:1]))
-        relations = relations[relations @ kept[-1] < _SAME_RELATION]
-    return kept
+
+    blocks: Floats
+    relation: NDArray[np.int64]
+
+    @classmethod
+    def of_keys(cls, blocks: Floats, groups: NDArray[np.int64]) -> StoredWordings:
+        """blocks: float32 [m, 3, width] of all keys; groups: int64 [m], whose they are. Of a large store some groups
+        stand for all.
+        """
+        if len(blocks) > _LOOKED_AT:
+            every = np.unique(groups)
+            chosen = np.isin(groups, every[:: -(-len(blocks) // _LOOKED_AT)])
+            blocks, groups = blocks[chosen], groups[chosen]
+        left = np.arange(len(blocks))
+        stands_for = np.full(len(blocks), -1)
+        kept: list[int] = []
+        while len(left) and len(kept) < _MOST_WORDINGS:
+            same = blocks[left, 0] @ blocks[left[0], 0] >= _SAME_WORDING
+            same[0] = True
+            stands_for[left[same]] = len(kept)
+            kept.append(int(left[0]))
+            left = left[~same]
+        known = stands_for >= 0
+        return cls(blocks[kept, 0], _joined(stands_for[known], groups[known], len(kept)))
+
+    def of_group(self, blocks: Floats) -> NDArray[np.bool_]:
+        """bool [n]: which of them ask what a group with these blocks [k, 3, width] asks."""
+        alike = self.blocks @ blocks[:, 0].T >= _SAME_WORDING
+        return np.isin(self.relation, self.relation[alike.any(axis=1)])
+
+
+def _joined(wordings: NDArray[np.int64], groups: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """int64 [count]: a number for each wording, the same for those that groups join, however many are between."""
+    home = list(range(count))
+
+    def root(place: int) -> int:
+        while home[place] != place:
+            home[place] = home[home[place]]
+            place = home[place]
+        return place
+
+    first: dict[int, int] = {}
+    for wording, group in zip(wordings.tolist(), groups.tolist(), strict=True):
+        home[root(wording)] = root(first.setdefault(group, wording))
+    return np.array([root(place) for place in range(count)], np.int64)
 
 
 def features(query: Reading, candidates: Sequence[Wordings], around: Surroundings) -> Floats:
     """float32 [len(candidates), len(FEATURES)]. The candidates are those of one query: each is the others' rival."""
     background = around.background
     asked = background.vectors @ query.blocks[0]
-    stored = around.relations @ query.blocks[0]
+    stored = around.stored.blocks @ query.blocks[0]
     similar = [np.einsum("nbw,bw->nb", each.blocks, query.blocks) for each in candidates]  # [n, 3] each
     totals = [float(each.sum(axis=1).max()) for each in similar]
     found = [_names_found(query, each) for each in candidates]
@@ -147,12 +195,14 @@ def features(query: Reading, candidates: Sequence[Wordings], around: Surrounding
             alike[:, 2].max(),
             relation - asked.max(),
             ((relation - asked) / distance).min(),
-            *_stored_relations(candidate, nearest, relation, around.relations, stored),
+            *_stored_relations(candidate, nearest, relation, around.stored, stored),
             found[i],
             _name_missing(query, candidate),
             _other_word_asked(query, candidate, background, asked, own),
             _own_word_not_asked(query, candidate, background, asked, own),
             _own_words_found(query, candidate),
+            _rare_word_asked(query, candidate),
+            _own_rare_word_not_asked(query, candidate),
             1.0 if rival is None else _lead(query, candidate, alike, candidates[rival], similar[rival]),
             max((found[j] for j in rivals), default=0.0) - found[i],
             np.log(len(candidate.blocks)),
@@ -161,20 +211,28 @@ def features(query: Reading, candidates: Sequence[Wordings], around: Surrounding
     return rows
 
 
-def _stored_relations(candidate: Wordings, nearest: int, relation: float, relations: Floats, stored: Floats) -> Floats:
-    """How much nearer the query is to the group's relation than to the store's others: plainly, and as a share of the
-    way.
+def _stored_relations(
+    candidate: Wordings, nearest: int, relation: float, wordings: StoredWordings, stored: Floats
+) -> Floats:
+    """How much nearer the query is to the group's relation than to the store's others: by likeness, by what groups
+    join, and as a share of the way; and how many wordings there are, as a logarithm.
 
-    Relations close to the group's own count as its own for the first, so that others' wordings of it speak for the
-    group; the second tells them apart. Both are 0 where there is nothing to compare with.
+    Wordings close to the group's own count as its own for the first, so that others' wordings of it speak for the
+    group; for the second those that groups join to its own. The third tells close ones apart. They are 0 where there is
+    nothing to compare with.
     """
-    alike = relations @ candidate.blocks[:, 0].T
-    own = alike.max(axis=1) > _OWN_RELATION
-    best = max(relation, float(stored[own].max(initial=-1.0)))
-    plain = min(best - float(stored[~own].max()), _FAR) if not own.all() else 0.0
+    alike = wordings.blocks @ candidate.blocks[:, 0].T
     away = np.maximum(1 - alike[:, nearest], _NO_DISTANCE)
-    lead = float(np.clip((relation - stored) / away, -1, 1).min(initial=1.0)) if len(relations) > 1 else 0.0
-    return np.array([plain, lead], np.float32)
+    lead = float(np.clip((relation - stored) / away, -1, 1).min(initial=1.0)) if len(stored) > 1 else 0.0
+    own = (alike.max(axis=1) > _OWN_RELATION, wordings.of_group(candidate.blocks))
+    return np.array([*(_nearer(relation, stored, each) for each in own), lead, np.log1p(len(stored))], np.float32)
+
+
+def _nearer(relation: float, stored: Floats, own: NDArray[np.bool_]) -> float:
+    """How much nearer the query is to the store's relations that are the group's `own` than to the others."""
+    if own.all():
+        return 0.0
+    return float(min(max(relation, float(stored[own].max(initial=-1.0))) - stored[~own].max(), _FAR))
 
 
 def _names_found(query: Reading, candidate: Wordings) -> float:
@@ -221,6 +279,19 @@ def _own_words_found(query: Reading, candidate: Wordings) -> float:
     if not candidate.common:
         return 1.0
     return sum(word in query.words for word in candidate.common) / len(candidate.common)
+
+
+def _rare_word_asked(query: Reading, candidate: Wordings) -> float:
+    """How rare the rarest of the query's words is that the group does not have and that is no name."""
+    if candidate.words is None:
+        return 0.0
+    rare = [query.rarity[word] * (1 - p) for word, p in query.words.items() if word not in candidate.words]
+    return max(rare, default=0.0)
+
+
+def _own_rare_word_not_asked(query: Reading, candidate: Wordings) -> float:
+    """How rare the rarest word is that all wordings of the group have and the query does not."""
+    return max((rare for word, rare in (candidate.common or {}).items() if word not in query.words), default=0.0)
 
 
 def _lead(query: Reading, winner: Wordings, alike: Floats, rival: Wordings, rival_alike: Floats) -> float:

@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 
 from mome_store.errors import SchemaError
 from mome_store.routing.encoder import QueryEncoder, SentenceEncoder
-from mome_store.routing.gate import Reading, Surroundings, Wordings, features, stored_relations
+from mome_store.routing.gate import Reading, StoredWordings, Surroundings, Wordings, features
 from mome_store.routing.index_cache import load_or_build_index
 from mome_store.routing.key_encoder import KeyEncoder, keys_of_readings
 from mome_store.routing.pool import PoolRouter
 from mome_store.routing.projection import BLOCKS
 from mome_store.routing.route import Route
-from mome_store.routing.words import words_of
 
 if TYPE_CHECKING:
     from mome_store.store import Snapshot
@@ -159,20 +158,20 @@ class Router:
         if not nearest:
             return _NOBODY
         router = encoder.router
-        wordings = [self._wordings_of(candidate.group_id) for candidate in nearest]
+        wordings = [self._wordings_of(candidate.group_id, encoder) for candidate in nearest]
         likely = router.gate.probability(features(reading, wordings, self._around))
         best = int(likely.argmax())
         opened = bool(likely[best] >= self.threshold) and self.lead([nearest[best], *candidates]) >= self.margin
         return nearest[best].group_id, float(likely[best]), opened
 
-    def _wordings_of(self, group_id: int) -> Wordings:
+    def _wordings_of(self, group_id: int, encoder: KeyEncoder) -> Wordings:
         found = self._wordings.get(group_id)
         if found is None:
             first, last = np.searchsorted(self._sorted_key_groups, [group_id, group_id + 1])
             keys = np.stack([self._index.reconstruct(int(key)) for key in self._keys_by_group[first:last]])
             memory = self._snapshot.group(group_id).memory
             texts = memory.wordings if memory else ()
-            found = Wordings.of_keys(keys, [{word.text for word in words_of(text)} for text in texts])
+            found = Wordings.of_keys(keys, [encoder.words_with_rarity(text) for text in texts])
             if len(self._wordings) >= _REMEMBERED:
                 self._wordings.clear()
             self._wordings[group_id] = found
@@ -227,7 +226,9 @@ class Router:
         if isinstance(self.encoder, KeyEncoder):
             width = self.encoder.router.projection.width
             blocks = keys.reshape(len(keys), len(BLOCKS), width) * np.float32(len(BLOCKS) ** 0.5)
-            self._around = Surroundings(self.encoder.router.background, stored_relations(blocks))
+            self._around = Surroundings(
+                self.encoder.router.background, StoredWordings.of_keys(blocks, self._key_groups)
+            )
             calibrated = self.encoder.router.gate.threshold(told.get("false_fire"))
             self.threshold = float(told.get("threshold", calibrated))
             self.margin = float(told.get("margin", -np.inf))
