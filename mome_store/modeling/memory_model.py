@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from mome_store.allocator import keep_freed_memory
+from mome_store.base_model import fingerprint, load_base_model, resolve_base_model
 from mome_store.errors import BaseModelMismatchError, ClosedError, SchemaError
 from mome_store.modeling.active_experts import ActiveExperts, positions_of
-from mome_store.modeling.base_model import fingerprint, load_base_model, resolve_base_model
 from mome_store.modeling.greedy import generate_greedily, pad_left
 from mome_store.modeling.memory_linear import adapt, restore
 from mome_store.modeling.prompts import Prompts
