@@ -9,6 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -86,6 +87,12 @@ class TokenEncoder(ABC):
     def vocabulary(self, count: int, start: int) -> list[str]:
         """The tokenizer's first `count` whole words of four ASCII letters or more, in the order of their ids from
         `start` on.
+        """
+
+    @abstractmethod
+    def rarity(self, word: str) -> float:
+        """How rare a folded word is, 0 to 1: its place in the tokenizer's vocabulary, common words first; 1 where it is
+        not in it.
         """
 
     @abstractmethod
@@ -184,8 +191,16 @@ class SentenceEncoder(TokenEncoder):
             "fingerprint": self._digest,
         }
 
+    def rarity(self, word: str) -> float:
+        ids = self._vocabulary_ids
+        return ids.get(word, len(ids)) / len(ids)
+
+    @cached_property
+    def _vocabulary_ids(self) -> dict[str, int]:
+        return dict(self._tokenizer.get_vocab())
+
     def vocabulary(self, count: int, start: int) -> list[str]:
-        ids = sorted((number, word) for word, number in self._tokenizer.get_vocab().items() if number >= start)
+        ids = sorted((number, word) for word, number in self._vocabulary_ids.items() if number >= start)
         return [word for _, word in ids if len(word) >= 4 and word.isascii() and word.isalpha()][:count]
 
     def _hidden(self, tokens: BatchEncoding) -> torch.Tensor:

@@ -90,6 +90,10 @@ class HiddenStateEncoder(TokenEncoder):
             word for number, word in ids if number >= start and len(word) >= 4 and word.isascii() and word.isalpha()
         ][:count]
 
+    def rarity(self, word: str) -> float:
+        size = len(self._tokenizer)
+        return self._words.get(word, size) / size
+
     @cached_property
     def _words(self) -> dict[str, int]:
         """The whole words of the tokenizer, in lower case, and the lowest id of each."""

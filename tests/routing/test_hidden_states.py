@@ -144,6 +144,12 @@ def test_the_vocabulary_is_of_whole_words_each_once_in_the_order_of_their_ids() 
     assert encoder().vocabulary(1000, places[5] + 1) == words[6:]
 
 
+def test_a_word_is_the_rarer_the_later_the_vocabulary_has_it() -> None:
+    words = encoder().vocabulary(1000, 0)
+    rarity = [encoder().rarity(word) for word in (*words, "no such word")]
+    assert rarity[0] > 0 and rarity == sorted(rarity) and rarity[-2] < rarity[-1] == 1
+
+
 def test_a_tokenizer_without_whole_words_has_no_vocabulary() -> None:
     with pytest.raises(SchemaError, match="whole words"):
         HiddenStateEncoder(make_model("llama"), make_tokenizer(), "tiny", 2).vocabulary(10, 0)
