@@ -33,7 +33,8 @@ class HiddenStateEncoder(TokenEncoder):
 
     name: what a store remembers, and `from_pretrained` finds again. layer: how many of the model's layers are run, from
     1 to all; None: a sixth of them, rounded. Texts are cut at 512 tokens, or at the model's context.
-    Raises SchemaError for a layer that the model does not have, and for a model that can't be cut.
+    Raises SchemaError for a layer that the model does not have, for a model that can't be cut, and for a tokenizer that
+    can't pad or tell where its tokens stand.
 
     Attributes: `layer`, `layers` (the modules that are run).
     """
@@ -45,10 +46,7 @@ class HiddenStateEncoder(TokenEncoder):
         self._cut, self.layers = _cut(model, name, layer)
         self.layer = len(self.layers)
         self._base_model = fingerprint(model)
-        own = copy.deepcopy(tokenizer)  # padding and truncation are set on it, which its other users must not see
-        own.padding_side = own.truncation_side = "right"
-        if own.pad_token is None:
-            own.pad_token = own.eos_token
+        own = _own_tokenizer(tokenizer, name)
         self._digest = _digest(self._base_model, own, self.layer)
         context = getattr(model.config, "max_position_embeddings", None) or _MOST_TOKENS
         super().__init__(own, min(int(context), _MOST_TOKENS), model.device)
@@ -132,6 +130,19 @@ def _cut(model: PreTrainedModel, name: str, layer: int | None) -> tuple[PreTrain
     cut = copy.copy(decoder)
     cut._modules = {**decoder._modules, lists[0]: kept}
     return cast("PreTrainedModel", cut), kept
+
+
+def _own_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
+    """A copy, since padding and truncation are set on it, which the tokenizer's other users must not see."""
+    if not tokenizer.is_fast:
+        raise SchemaError(f"{name} has a tokenizer that can't tell where its tokens stand: no tokenizer.json")
+    own = copy.deepcopy(tokenizer)
+    own.padding_side = own.truncation_side = "right"
+    if own.pad_token is None:
+        if own.eos_token is None:
+            raise SchemaError(f"{name} has a tokenizer with neither a padding nor an end token")
+        own.pad_token = own.eos_token
+    return own
 
 
 def _digest(base_model: str, tokenizer: PreTrainedTokenizerBase, layer: int) -> str:

@@ -155,6 +155,12 @@ def test_a_tokenizer_without_whole_words_has_no_vocabulary() -> None:
         HiddenStateEncoder(make_model("llama"), make_tokenizer(), "tiny", 2).vocabulary(10, 0)
 
 
+def test_a_tokenizer_that_can_not_pad_is_refused() -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=make_tokenizer().backend_tokenizer)
+    with pytest.raises(SchemaError, match="neither a padding nor an end token"):
+        HiddenStateEncoder(make_model("llama"), tokenizer, "tiny", 2)
+
+
 @pytest.mark.parametrize("layer", [0, -1, LAYERS + 1])
 def test_a_layer_that_the_model_does_not_have_is_refused(layer: int) -> None:
     with pytest.raises(SchemaError, match=f"layers 1 to {LAYERS}, found layer {layer}"):
