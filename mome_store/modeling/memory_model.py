@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from mome_store.allocator import keep_freed_memory
+from mome_store.base_model import fingerprint, load_base_model, resolve_base_model
 from mome_store.errors import BaseModelMismatchError, ClosedError, SchemaError
 from mome_store.modeling.active_experts import ActiveExperts, positions_of
-from mome_store.modeling.base_model import fingerprint, load_base_model, resolve_base_model
 from mome_store.modeling.greedy import generate_greedily, pad_left
 from mome_store.modeling.memory_linear import adapt, restore
 from mome_store.modeling.prompts import Prompts
-from mome_store.routing import QueryEncoder, Route, Router
+from mome_store.routing import HiddenStateEncoder, QueryEncoder, Route, Router
+from mome_store.routing.router import remembered_encoder
 from mome_store.runtime import ExpertCache
 from mome_store.store import ExpertStore, Memory, Snapshot
 
@@ -76,7 +77,7 @@ class MemoryModel:
             self.prompts = Prompts(model, tokenizer)
             self.snapshot: Snapshot = self.store.snapshot()
             try:
-                self.router = Router.open(self.snapshot, encoder=encoder, device=device)
+                self.router = Router.open(self.snapshot, encoder=encoder or self._own_states(device), device=device)
                 self.cache = ExpertCache(self.snapshot, device=device, capacity=cache, trace=trace)
                 self.attachment = adapt(self.model, self.store.schema)
             except BaseException:
@@ -227,6 +228,21 @@ class MemoryModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _own_states(self, device: str) -> QueryEncoder | None:
+        """The store's encoder, where that is the hidden states of this very model: it need not be loaded twice.
+
+        None where it is something else, and where experts change the layers that it runs.
+        """
+        remembered = self.store.encoder or {}
+        base = (self.store.base_model or {}).get("fingerprint")
+        if "layer" not in remembered or base is None or remembered.get("base_model") != base:
+            return None
+        states = HiddenStateEncoder(self.model, self.tokenizer, remembered["name"], remembered["layer"])
+        adapted = {self.model.get_submodule(name) for name in self.store.schema.modules}
+        if adapted & set(states.layers.modules()):
+            return None
+        return remembered_encoder(remembered, device, states)
 
     def _fitting_prompt(self, question: str) -> list[int]:
         prompt = self.prompts.prompt(question)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mome_store.errors import SchemaError
-from mome_store.routing.encoder import SentenceEncoder, TokenStates
+from mome_store.routing.encoder import SentenceEncoder, TokenEncoder, TokenStates
 from mome_store.routing.gate import Reading
 from mome_store.routing.projection import BLOCKS, Projection
 from mome_store.routing.trained import DEFAULT_ROUTER, TrainedRouter, load_router
@@ -33,7 +33,7 @@ class KeyEncoder:
 
     def __init__(
         self,
-        sentences: SentenceEncoder | None = None,
+        sentences: TokenEncoder | None = None,
         router: TrainedRouter | str | Path | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -79,7 +79,7 @@ def keys_of_readings(readings: Sequence[Reading], dim: int) -> NDArray[np.float3
 
 
 def read_states(
-    texts: Sequence[str], states: Sequence[TokenStates], projection: Projection, sentences: SentenceEncoder
+    texts: Sequence[str], states: Sequence[TokenStates], projection: Projection, sentences: TokenEncoder
 ) -> list[Reading]:
     """The readings of texts whose token states are known; each is encoded once more, without its names."""
     readings: list[Reading] = []
@@ -101,7 +101,7 @@ def read_states(
     return readings
 
 
-def encode_once(sentences: SentenceEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
+def encode_once(sentences: TokenEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
     """float32 [len(texts), dim]: without their names many texts are the same, and each is encoded once."""
     different = list(dict.fromkeys(texts))
     place = {text: i for i, text in enumerate(different)}
@@ -122,7 +122,7 @@ def _unnamed(text: str, spans: NDArray[np.int64], likely: NDArray[np.float32]) -
     return without_names(text, words, [_likely_name(word, spans, likely) > _NAMED for word in words])
 
 
-def _rarity(text: str, words: Sequence[Word], sentences: SentenceEncoder) -> dict[str, float]:
+def _rarity(text: str, words: Sequence[Word], sentences: TokenEncoder) -> dict[str, float]:
     """How rare each word is, 0 to 1; an acronym in a text that is not all in capitals is always rare. Two words that
     were put together are not: each of them counts alone.
     """

@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mome_store.errors import SchemaError
-from mome_store.routing.encoder import QueryEncoder, SentenceEncoder
+from mome_store.routing.encoder import QueryEncoder, SentenceEncoder, TokenEncoder
 from mome_store.routing.gate import Reading, StoredWordings, Surroundings, Wordings, features
+from mome_store.routing.hidden_states import HiddenStateEncoder
 from mome_store.routing.index_cache import load_or_build_index
 from mome_store.routing.key_encoder import KeyEncoder, keys_of_readings
 from mome_store.routing.pool import PoolRouter
@@ -98,7 +99,7 @@ class Router:
         """
         remembered = snapshot.encoder
         if encoder is None:
-            encoder = _encoder_of(remembered, device)
+            encoder = remembered_encoder(remembered, device)
         if remembered and remembered.get("fingerprint") not in (None, encoder.identity["fingerprint"]):
             raise SchemaError(
                 f"{snapshot.path}: its keys were made by the encoder {_name(remembered)}; "
@@ -241,11 +242,20 @@ _NOBODY = (-1, -np.inf, False)
 """The decision where the store holds no key."""
 
 
-def _encoder_of(remembered: Mapping[str, Any] | None, device: str) -> QueryEncoder:
-    """The encoder that made a store's keys; the default one where it does not say."""
-    sentences = SentenceEncoder(_name(remembered), device)
-    router = (remembered or {}).get("router")
-    return sentences if router is None else KeyEncoder(sentences, router)
+def remembered_encoder(
+    remembered: Mapping[str, Any] | None, device: str, tokens: TokenEncoder | None = None
+) -> QueryEncoder:
+    """The encoder that made a store's keys, loaded; the default one where it does not say.
+
+    tokens: what is below its trained router, or is it where it has none, if the caller holds that already.
+    """
+    facts = remembered or {}
+    if tokens is None and "layer" in facts:
+        tokens = HiddenStateEncoder.from_pretrained(facts.get("name"), facts["layer"], device)
+    elif tokens is None:
+        tokens = SentenceEncoder(facts.get("name"), device)
+    router = facts.get("router")
+    return tokens if router is None else KeyEncoder(tokens, router)
 
 
 def _name(encoder: Mapping[str, Any] | None) -> str | None:

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from mome_store.routing.curriculum.lessons import NEGATIVES, STRANGER, Asker, Lesson, Query, Question, StoredFact
 from mome_store.routing.curriculum.wordings import Relation, load_relations
-from mome_store.routing.encoder import SentenceEncoder, TokenStates
+from mome_store.routing.encoder import TokenEncoder, TokenStates
 from mome_store.routing.gate import (
     FEATURES,
     Background,
@@ -85,7 +85,7 @@ class RouterSettings:
 
 
 def train_router(
-    encoder: SentenceEncoder,
+    encoder: TokenEncoder,
     settings: RouterSettings | None = None,
     on_progress: Progress | None = None,
     *,
@@ -127,7 +127,7 @@ class _Asked(NamedTuple):
 
 class _Run:
     def __init__(
-        self, encoder: SentenceEncoder, settings: RouterSettings, relations: Sequence[Relation], tell: Progress
+        self, encoder: TokenEncoder, settings: RouterSettings, relations: Sequence[Relation], tell: Progress
     ) -> None:
         self._encoder = encoder
         self._settings = settings
