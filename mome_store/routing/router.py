@@ -33,7 +33,7 @@ from mome_store.routing.projection import BLOCKS
 from mome_store.routing.route import Route
 
 if TYPE_CHECKING:
-    from mome_store.store import Snapshot
+    from mome_store.store import Memory, Snapshot
 
 DEFAULT_THRESHOLD = 0.70  # these two: of an encoder alone
 DEFAULT_MARGIN = 0.40
@@ -159,24 +159,29 @@ class Router:
         if not nearest:
             return _NOBODY
         router = encoder.router
-        wordings = [self._wordings_of(candidate.group_id, encoder) for candidate in nearest]
+        wordings = self._wordings_of([candidate.group_id for candidate in nearest], encoder)
         likely = router.gate.probability(features(reading, wordings, self._around))
         best = int(likely.argmax())
         opened = bool(likely[best] >= self.threshold) and self.lead([nearest[best], *candidates]) >= self.margin
         return nearest[best].group_id, float(likely[best]), opened
 
-    def _wordings_of(self, group_id: int, encoder: KeyEncoder) -> Wordings:
-        found = self._wordings.get(group_id)
-        if found is None:
-            first, last = np.searchsorted(self._sorted_key_groups, [group_id, group_id + 1])
-            keys = np.stack([self._index.reconstruct(int(key)) for key in self._keys_by_group[first:last]])
-            memory = self._snapshot.group(group_id).memory
-            texts = memory.wordings if memory else ()
-            found = Wordings.of_keys(keys, [encoder.words_with_rarity(text) for text in texts])
-            if len(self._wordings) >= _REMEMBERED:
+    def _wordings_of(self, group_ids: Sequence[int], encoder: KeyEncoder) -> list[Wordings]:
+        new = [group_id for group_id in group_ids if group_id not in self._wordings]
+        if new:
+            if len(self._wordings) + len(new) > _REMEMBERED:
                 self._wordings.clear()
-            self._wordings[group_id] = found
-        return found
+                new = list(group_ids)
+            memories = dict(self._snapshot.memories(new))  # all at once: each look into the catalogue opens it anew
+            self._wordings |= {
+                group_id: self._read_wordings(group_id, memories.get(group_id), encoder) for group_id in new
+            }
+        return [self._wordings[group_id] for group_id in group_ids]
+
+    def _read_wordings(self, group_id: int, memory: Memory | None, encoder: KeyEncoder) -> Wordings:
+        first, last = np.searchsorted(self._sorted_key_groups, [group_id, group_id + 1])
+        keys = np.stack([self._index.reconstruct(int(key)) for key in self._keys_by_group[first:last]])
+        texts = memory.wordings if memory else ()
+        return Wordings.of_keys(keys, [encoder.words_with_rarity(text) for text in texts])
 
     def _projected(self, vectors: NDArray[np.float32], queries: Sequence[str]) -> NDArray[np.float32]:
         finite = np.isfinite(vectors).all(axis=1)
