@@ -1,8 +1,8 @@
 """The gate: which of the nearest groups answers a query, or that none does.
 
-Twenty-one features compare a query with a group; a small network, trained on the router's curriculum, makes of them the
-probability that the query asks for just this fact. The group with the highest one wins, if it reaches a threshold that
-was calibrated on questions that no fact answers.
+Twenty-four features compare a query with a group; a small network, trained on the router's curriculum, makes of them
+the probability that the query asks for just this fact. The group with the highest one wins, if it reaches a threshold
+that was calibrated on questions that no fact answers.
 
 What the features rest on:
 
@@ -11,7 +11,8 @@ What the features rest on:
   nearer to some word of the background than to the group asks for that instead. An absolute similarity can't tell: a
   true paraphrase is often less alike than another question about the same thing.
 * The relations that the store itself holds. Where others' telephone numbers are stored and this person's is not, the
-  query is nearer to those than to what is known of the person.
+  query is nearer to those than to what is known of the person. But others' wordings may just as well be other words for
+  the group's own relation. That they are not is sure where one entity has both as facts of its own.
 * The words themselves. A name differs from its twin in one letter, which no embedding sees: each word of the query that
   is likely to name the entity must be in a wording of the group. An acronym differs from another in as little: a rare
   word that only one of the two has says more than a common one.
@@ -37,6 +38,8 @@ FEATURES = (
     "stored relations",
     "joined relations",
     "stored lead",
+    "distinct relations",
+    "distinct lead",
     "wordings stored",
     "names found",
     "name missing",
@@ -45,6 +48,7 @@ FEATURES = (
     "own words found",
     "rare word asked",
     "own rare word not asked",
+    "rare word replaced",
     "lead",
     "rival's names",
     "wordings",
@@ -59,6 +63,8 @@ _LOOKED_AT = 20_000
 _MOST_WORDINGS = 1024
 _SAME_WORDING = 0.97  # cosine of two relation blocks
 _OWN_RELATION = 0.85
+_SAME_ENTITY = 0.9  # of two entity blocks
+_ANCHORS = 512
 _FAR = 0.5  # as far as matters
 _NO_DISTANCE = 0.05  # of two relations that are all but one: the lead between them is noise and must stay small
 
@@ -122,12 +128,14 @@ class Background:
 class StoredWordings:
     """The relation blocks of a store's keys, no wording twice: float32 [n, width]; and which of them ask the same.
 
-    relation: int64 [n]. Wordings of one group ask the same, and so do those that share a wording with it: where
-    everybody's telephone number is asked for in the same three ways, these three are one relation.
+    relation: int64 [n], 0 to r - 1. Wordings of one group ask the same, and so do those that share a wording with it:
+    where everybody's telephone number is asked for in the same three ways, these three are one relation.
+    distinct: bool [r, r], pairs of relations that are sure to differ, because one entity has both.
     """
 
     blocks: Floats
     relation: NDArray[np.int64]
+    distinct: NDArray[np.bool_]
 
     @classmethod
     def of_keys(cls, blocks: Floats, groups: NDArray[np.int64]) -> StoredWordings:
@@ -148,12 +156,16 @@ class StoredWordings:
             kept.append(int(left[0]))
             left = left[~same]
         known = stands_for >= 0
-        return cls(blocks[kept, 0], _joined(stands_for[known], groups[known], len(kept)))
+        relation = _joined(stands_for[known], groups[known], len(kept))
+        return cls(blocks[kept, 0], relation, _distinct(blocks[known, 1], relation[stands_for[known]]))
 
-    def of_group(self, blocks: Floats) -> NDArray[np.bool_]:
-        """bool [n]: which of them ask what a group with these blocks [k, 3, width] asks."""
+    def of_group(self, blocks: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """bool [n] each: which of them ask what a group with these blocks [k, 3, width] asks, and which are sure not
+        to.
+        """
         alike = self.blocks @ blocks[:, 0].T >= _SAME_WORDING
-        return np.isin(self.relation, self.relation[alike.any(axis=1)])
+        own = self.relation[alike.any(axis=1)]
+        return np.isin(self.relation, own), self.distinct[own].any(axis=0)[self.relation]
 
 
 def _joined(wordings: NDArray[np.int64], groups: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -169,7 +181,20 @@ def _joined(wordings: NDArray[np.int64], groups: NDArray[np.int64], count: int) 
     first: dict[int, int] = {}
     for wording, group in zip(wordings.tolist(), groups.tolist(), strict=True):
         home[root(wording)] = root(first.setdefault(group, wording))
-    return np.array([root(place) for place in range(count)], np.int64)
+    roots = np.array([root(place) for place in range(count)], np.int64)
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+
+
+def _distinct(entities: Floats, relation: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """bool [r, r], from the entity block [m, width] and the relation int64 [m] of keys; some of them stand for all."""
+    count = int(relation.max(initial=-1)) + 1
+    found = np.zeros((count, count), np.bool_)
+    anchors = np.arange(0, len(entities), -(-len(entities) // _ANCHORS) or 1)
+    anchor, key = np.nonzero(entities[anchors] @ entities.T >= _SAME_ENTITY)
+    found[relation[anchors[anchor]], relation[key]] = True
+    found |= found.T
+    np.fill_diagonal(found, False)
+    return found
 
 
 def features(query: Reading, candidates: Sequence[Wordings], around: Surroundings) -> Floats:
@@ -186,6 +211,7 @@ def features(query: Reading, candidates: Sequence[Wordings], around: Surrounding
         relation = alike[nearest, 0]
         own = candidate.blocks[:, 0] @ background.vectors.T  # [n, background]
         distance = np.maximum(1 - own[nearest], _NO_DISTANCE)
+        rare = _rare_word_asked(query, candidate), _own_rare_word_not_asked(query, candidate)
         rivals = [j for j in range(len(candidates)) if j != i]
         rival = max(rivals, key=lambda j: totals[j], default=None)
         rows[i] = (
@@ -201,8 +227,8 @@ def features(query: Reading, candidates: Sequence[Wordings], around: Surrounding
             _other_word_asked(query, candidate, background, asked, own),
             _own_word_not_asked(query, candidate, background, asked, own),
             _own_words_found(query, candidate),
-            _rare_word_asked(query, candidate),
-            _own_rare_word_not_asked(query, candidate),
+            *rare,
+            min(rare),
             1.0 if rival is None else _lead(query, candidate, alike, candidates[rival], similar[rival]),
             max((found[j] for j in rivals), default=0.0) - found[i],
             np.log(len(candidate.blocks)),
@@ -218,21 +244,33 @@ def _stored_relations(
     join, and as a share of the way; and how many wordings there are, as a logarithm.
 
     Wordings close to the group's own count as its own for the first, so that others' wordings of it speak for the
-    group; for the second those that groups join to its own. The third tells close ones apart. They are 0 where there is
-    nothing to compare with.
+    group; for the second those that groups join to its own. The share of the way tells close ones apart. They are 0
+    where there is nothing to compare with. Likeness and share of the way come once more for those relations only that
+    are sure to differ from the group's, and are at their greatest where there is none.
     """
     alike = wordings.blocks @ candidate.blocks[:, 0].T
     away = np.maximum(1 - alike[:, nearest], _NO_DISTANCE)
-    lead = float(np.clip((relation - stored) / away, -1, 1).min(initial=1.0)) if len(stored) > 1 else 0.0
-    own = (alike.max(axis=1) > _OWN_RELATION, wordings.of_group(candidate.blocks))
-    return np.array([*(_nearer(relation, stored, each) for each in own), lead, np.log1p(len(stored))], np.float32)
+    lead = np.clip((relation - stored) / away, -1, 1)
+    close = alike.max(axis=1) > _OWN_RELATION
+    own, distinct = wordings.of_group(candidate.blocks)
+    nothing = len(stored) < 2
+    return np.array(
+        [
+            0.0 if close.all() else _nearer(relation, stored, close, ~close),
+            0.0 if own.all() else _nearer(relation, stored, own, ~own),
+            0.0 if nothing else lead.min(),
+            _nearer(relation, stored, own, distinct),
+            lead[distinct].min(initial=1.0),
+            np.log1p(len(stored)),
+        ],
+        np.float32,
+    )
 
 
-def _nearer(relation: float, stored: Floats, own: NDArray[np.bool_]) -> float:
-    """How much nearer the query is to the store's relations that are the group's `own` than to the others."""
-    if own.all():
-        return 0.0
-    return float(min(max(relation, float(stored[own].max(initial=-1.0))) - stored[~own].max(), _FAR))
+def _nearer(relation: float, stored: Floats, own: NDArray[np.bool_], others: NDArray[np.bool_]) -> float:
+    """How much nearer the query is to the store's relations that are the group's `own` than to the `others`."""
+    nearest_own = max(relation, float(stored[own].max(initial=-1.0)))
+    return min(nearest_own - float(stored[others].max(initial=-1.0)), _FAR)
 
 
 def _names_found(query: Reading, candidate: Wordings) -> float:

@@ -106,6 +106,7 @@ def test_an_acronym_in_place_of_another_shows() -> None:
     [other] = compared(asks(PHONE, ANNA, iata=0.0, code=0.0, anna=1.0), icao)
     assert same["rare word asked"] == same["own rare word not asked"] == 0
     assert other["rare word asked"] == other["own rare word not asked"] == pytest.approx(0.9)
+    assert other["rare word replaced"] == pytest.approx(0.9) and same["rare word replaced"] == 0
     [named] = compared(asks(PHONE, ANNA, iata=1.0, icao=0.0, anna=1.0), icao)
     assert named["rare word asked"] == 0, "a rare name is the business of other features"
 
@@ -130,9 +131,9 @@ def test_wordings_that_groups_join_are_one_relation_however_unlike() -> None:
     call, ring = unit(1, 0, 0, 0, 0, 0, 1), unit(1, 0, 0, 0, 0, 0, 0, 1)
     found = StoredWordings.of_keys(keys(PHONE, call, call, ring, LOCKER), np.array([0, 0, 1, 1, 2]))
     assert len(found.blocks) == 4
-    assert found.of_group(keys(PHONE)).tolist() == [True, True, True, False]
-    assert found.of_group(keys(LOCKER)).tolist() == [False, False, False, True]
-    assert not found.of_group(keys(PET)).any()
+    assert found.of_group(keys(PHONE))[0].tolist() == [True, True, True, False]
+    assert found.of_group(keys(LOCKER))[0].tolist() == [False, False, False, True]
+    assert not found.of_group(keys(PET))[0].any()
 
 
 def test_a_question_that_is_stored_of_others_word_for_word_speaks_against_a_like_relation() -> None:
@@ -142,6 +143,24 @@ def test_a_question_that_is_stored_of_others_word_for_word_speaks_against_a_like
     [row, _] = compared(asks(born_when, ANNA, when=0.0, anna=1.0), annas, berts)
     assert row["stored relations"] == 0, "they pass for the same"
     assert row["joined relations"] < -0.05
+
+
+def test_relations_that_one_entity_has_both_are_sure_to_differ() -> None:
+    call = unit(1, 0, 0, 0, 0, 0, 1)  # others' wording of the telephone number, or another relation: who knows
+    annas, berts_pet = group(PHONE, ANNA, "phone anna"), group(PET, BERT, "pet bert")
+    asks_call = asks(call, ANNA, call=0.0, anna=1.0)
+    [unknown, *_] = compared(asks_call, annas, berts_pet, group(call, BERT, "call bert"))
+    [distinct, *_] = compared(
+        asks_call, annas, berts_pet, group(call, BERT, "call bert"), group(PHONE, BERT, "phone bert")
+    )
+    assert unknown["joined relations"] < -0.2 and distinct["joined relations"] < -0.2
+    assert unknown["distinct lead"] == 1 and distinct["distinct lead"] == pytest.approx(-1)
+    assert unknown["distinct relations"] == pytest.approx(0.5) and distinct["distinct relations"] < -0.2
+
+
+def test_an_entitys_two_wordings_of_one_fact_are_not_distinct() -> None:
+    found = StoredWordings.of_keys(keys(PHONE, LOCKER, PHONE), np.array([0, 0, 1]))
+    assert not found.distinct.any()
 
 
 def gate(negatives: dict[str, np.ndarray]) -> Gate:

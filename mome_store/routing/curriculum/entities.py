@@ -1,4 +1,4 @@
-"""Invented things to ask about: names of every kind that relations.txt knows, and near twins of a name.
+"""Invented things to ask about: names of every kind that relations/*.txt know, and near twins of a name.
 
 All of it is drawn from a seed. Names are put together from parts, so that no name of the real world, and none that an
 evaluation uses, is learnt by heart.

@@ -111,7 +111,7 @@ class Asker:
         for _ in range(entities):
             kind = self.chance.choice(kinds)
             name = self.entities.draw(kind)
-            stored = only if single else self.chance.sample(self._in_lessons[kind], self.chance.choice([1, 1, 2, 3]))
+            stored = only if single else self.chance.sample(self._in_lessons[kind], self.chance.choice([1, 1, 2, 4]))
             others = [number for number in self._in_lessons[kind] if number not in stored]
             twin = self.entities.twin(name)
             for number in stored:
