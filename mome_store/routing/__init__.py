@@ -2,7 +2,7 @@
 
 from mome_store.routing.encoder import QueryEncoder, SentenceEncoder
 from mome_store.routing.key_encoder import KeyEncoder
-from mome_store.routing.route import Route
+from mome_store.routing.route import Part, Route
 from mome_store.routing.router import Candidate, Router
 
-__all__ = ["Candidate", "KeyEncoder", "QueryEncoder", "Route", "Router", "SentenceEncoder"]
+__all__ = ["Candidate", "KeyEncoder", "Part", "QueryEncoder", "Route", "Router", "SentenceEncoder"]
