@@ -6,7 +6,7 @@ trained on, alone, which is as exact as if just that had been asked; and the ans
 
     What is the ICAO code of Tonopah Airport? KTPH
     What is the ICAO code of Arak Airport? OIHR
-    What are the ICAO codes of Abu Simbel Airport? (not in the memory)
+    What are the ICAO codes of Abu Simbel Airport? (nothing found in the memory)
 
 A line begins with the stored question, so that one sees which fact was told. For a part that no fact answers nothing is
 made up: beside stored answers a reader would take it for one of them.
@@ -25,7 +25,7 @@ from mome_store.routing import Route
 if TYPE_CHECKING:
     from mome_store.store import Memory, Snapshot
 
-NOT_STORED = "(not in the memory)"
+NOT_FOUND = "(nothing found in the memory)"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class AnsweredPart:
     def line(self) -> str:
         """Question and answer on a line."""
         ends = self.question.rstrip().endswith(("?", ".", "!", ":"))
-        return f"{self.question}{'' if ends else ':'} {NOT_STORED if self.text is None else self.text}"
+        return f"{self.question}{'' if ends else ':'} {NOT_FOUND if self.text is None else self.text}"
 
 
 @dataclass(frozen=True)

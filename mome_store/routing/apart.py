@@ -193,16 +193,16 @@ class _Names:
         return found
 
     def chief(self, text: str) -> list[tuple[int, int]]:
-        """Of these the ones in capitals, if any is."""
+        """Of these the ones with capitals or digits, if any has."""
         found = self.of(text)
-        return [span for span in found if _in_capitals(text[slice(*span)])] or found
+        return [span for span in found if _stands_out(text[slice(*span)])] or found
 
     def surest(self, text: str) -> str | None:
-        """The name that a pronoun after this text stands for: the likeliest one, in capitals if one is."""
+        """The name that a pronoun after this text stands for: the likeliest one, with capitals or digits if one has."""
 
         def surety(name: str) -> tuple[bool, float]:
             values = [self._likely.get(fold(word), 0.0) for word in re.findall(r"\w+", name)]
-            return _in_capitals(name), sum(values) / len(values)
+            return _stands_out(name), sum(values) / len(values)
 
         return max((_POSSESSIVE.sub("", text[slice(*span)]) for span in self.of(text)), key=surety, default=None)
 
@@ -228,8 +228,9 @@ class _Names:
         return -1.0 if plain in _EMPTY else max(self._likely.get(part, 0.0) for part in re.findall(r"\w+", plain))
 
 
-def _in_capitals(name: str) -> bool:
-    return name != name.lower()
+def _stands_out(name: str) -> bool:
+    """Whether capitals or digits tell where a name begins and ends."""
+    return name != name.lower() or any(c.isdigit() for c in name)
 
 
 def _capital_inside(text: str, word: re.Match[str]) -> bool:
@@ -298,18 +299,34 @@ def _questions_in(sentence: str, names: _Names) -> list[str]:
     for match in _CLAUSE.finditer(sentence):
         left, right = sentence[start : match.start()], sentence[match.end() :]
         asks = _ASKS.search(left) or (len(_WORD.findall(left)) <= _SHORT and names.of(left))
-        if asks and _says_something(left) and _says_something(right):
+        told = any(fold(word) not in _EMPTY for word in _WORD.findall(left))
+        if asks and told and _says_something(right) and not _goes_without_saying(right, names):
             pieces.append(left)
             start = match.end()
     return [*pieces, sentence[start:]]
+
+
+def _goes_without_saying(text: str, names: _Names) -> bool:
+    """Whether a question leaves to the one before it what it asks about: "and where?", "and in which town?"."""
+    words = [fold(word) for word in _WORD.findall(text)]
+    return (
+        len(words) <= 4
+        and not names.of(text)
+        and not any(word in _SUBJECTS | _OBJECTS | _POSSESSIVES for word in words)
+    )
 
 
 def _splits(text: str, names: _Names) -> Iterator[Split]:
     """The ways in which one clause may ask for several things."""
     if _COMMA_CLAUSE.search(text):
         return  # it tells more than it asks
-    ands = list(_JOINT.finditer(text))
-    ways = [ands, list(_JOINT_OR_COMMA.finditer(text)), *([joint] for joint in ands[:3])]
+    ends = [*(match.start() for match in _SENTENCE.finditer(text)), len(text)]
+    asking = [(start, end) for start, end in pairwise([0, *ends]) if _ASKS.search(text, start, end)] or [(0, len(text))]
+    ands, all_joints = (
+        [joint for joint in pattern.finditer(text) if any(start <= joint.start() < end for start, end in asking)]
+        for pattern in (_JOINT, _JOINT_OR_COMMA)
+    )
+    ways = [ands, all_joints, *([joint] for joint in ands[:3])]
     seen: set[tuple[int, ...]] = set()
     for joints in ways:
         places = tuple(joint.start() for joint in joints)
@@ -323,11 +340,9 @@ def _splits(text: str, names: _Names) -> Iterator[Split]:
         named = _named_throughout(pieces, names)
         if _OF_BOTH.search(text) if named else any(len(_WORD.findall(piece)) > _LONG for piece in pieces[1:]):
             continue
-        yield Split(
-            tuple(_wordings(pieces, place, named, names) for place in range(len(pieces))),
-            tuple(_joint(*pair) for pair in pairwise(pieces)),
-            certain=named,
-        )
+        parts = tuple(_wordings(pieces, place, named, names) for place in range(len(pieces)))
+        if all(parts):
+            yield Split(parts, tuple(_joint(*pair) for pair in pairwise(pieces)), certain=named)
 
 
 def _named_throughout(pieces: Sequence[str], names: _Names) -> bool:
@@ -364,7 +379,7 @@ def _wordings(pieces: Sequence[str], place: int, named: bool, names: _Names) -> 
     order = sorted((i + j, i, j) for i in range(len(heads)) for j in range(len(tails)))
     found += [_joined(heads[i], piece, tails[j]) for _, i, j in order]
     asking = [text for text in dict.fromkeys(found) if not _only_names(text, names)]
-    return tuple(asking[:MOST_WORDINGS]) or (piece,)
+    return tuple(asking[:MOST_WORDINGS])
 
 
 def _joined(head: str, piece: str, tail: str) -> str:
@@ -390,7 +405,7 @@ def _heads(first: str, named: bool, names: _Names) -> list[str]:
     if first[likeliest : likeliest + 1] == ":":
         likeliest += 1
     others = [0, *reversed(linking)]
-    if spans and not _in_capitals(first[slice(*spans[-1])]):
+    if spans and not _stands_out(first[slice(*spans[-1])]):
         others = [word.end() for word in reversed(list(_WORD.finditer(first))[:-1])]  # where the name ends is uncertain
     return [first[:end].strip() for end in dict.fromkeys((likeliest, *others))]
 
@@ -410,7 +425,7 @@ def _tails(last: str, named: bool, names: _Names) -> list[str]:
         while before and fold(before[-1].group()) in _LINKING:
             start = before.pop().start()
         starts.insert(0, start)
-    if spans and not _in_capitals(last[slice(*spans[0])]):
+    if spans and not _stands_out(last[slice(*spans[0])]):
         starts += [word.start() for word in reversed(words[1:]) if word.end() <= spans[0][1]]
     tails = (last[start:].strip() for start in starts)
     return list(dict.fromkeys(tail if _WORD.search(tail) else "" for tail in tails))
@@ -418,13 +433,13 @@ def _tails(last: str, named: bool, names: _Names) -> list[str]:
 
 def _says_something(text: str) -> bool:
     """Whether a word names or asks for a thing: none in "tell me" does, "where" does."""
-    words = (fold(word.group()) for word in _WORD.finditer(text))
+    words = (fold(word) for word in _WORD.findall(text))
     return bool(_BARE_WH.match(text)) or any(word not in _EMPTY for word in words)
 
 
 def _only_names(text: str, names: _Names) -> bool:
-    """Whether no word besides a name in capitals could say what is asked of it: gates open for some such texts."""
-    spans = [(start, stop) for start, stop in names.of(text) if _in_capitals(text[start:stop])]
+    """Whether no word besides a name with capitals or digits could say what is asked of it: gates open for some such texts."""
+    spans = [(start, stop) for start, stop in names.of(text) if _stands_out(text[start:stop])]
     words = [word for word in _WORD.finditer(text) if fold(word.group()) not in _EMPTY]
     return all(any(start <= word.start() and word.end() <= stop for start, stop in spans) for word in words)
 

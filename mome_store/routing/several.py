@@ -12,8 +12,7 @@ store decides. A question is taken apart where
 Parts that find nothing are then said to be unknown, in place of making something up.
 
 Of the wordings of a part the gate's likeliest counts. Each of them may fire falsely, so each must meet the threshold of
-its share of what one query may (`bar_of`). No two parts are one fact: where they find the same group the less likely one
-has found nothing. And a joint that stands in the winner's own wordings ("Baker and Sons", "When and where was Ada
+its share of what one query may (`bar_of`). A joint that stands in the winner's own wordings ("Baker and Sons", "When and where was Ada
 born?") belongs to that fact.
 """
 
@@ -79,14 +78,23 @@ class Judge:
         return decision.opened and any(self.stands_in(joint, decision.group_id) for joint in joints)
 
     def _found(self, wordings: Sequence[Sequence[str]]) -> tuple[Part, ...]:
-        """Each part with the group that it finds; of two that find the same one the likelier has it."""
-        parts = [Part(texts[0], None, max(self.decisions[text].score for text in texts)) for texts in wordings]
+        """Each part with the group that it finds. Of two that find the same one the likelier is kept, and the other
+        has another or is left out: it asks for the same again, or the gate takes it to.
+        """
+        parts: list[Part | None] = [
+            Part(texts[0], None, max(self.decisions[text].score for text in texts)) for texts in wordings
+        ]
         tried = [(self.decisions[text], place, text) for place, texts in enumerate(wordings) for text in texts]
+        taken: set[int] = set()
         for decision, place, text in sorted(tried, key=lambda each: -each[0].score):
-            good = decision.opened and decision.score >= self.bar(len(wordings[place]))
-            if good and parts[place].group_id is None and decision.group_id not in _groups(parts):
-                parts[place] = Part(text, decision.group_id, decision.score)
-        return tuple(parts)
+            part = parts[place]
+            if (part is None or part.group_id is None) and self._opened(decision, len(wordings[place])):
+                parts[place] = None if decision.group_id in taken else Part(text, decision.group_id, decision.score)
+                taken.add(decision.group_id)
+        return tuple(part for part in parts if part is not None)
+
+    def _opened(self, decision: Decision, tries: int) -> bool:
+        return decision.opened and decision.score >= self.bar(tries)
 
 
 def bar_of(gate: Gate, false_fire: float | None, tries: int) -> float:
@@ -113,9 +121,5 @@ def _enough(parts: Sequence[Part], certain: bool, whole: Decision) -> bool:
 
 
 def _each_group_once(parts: Sequence[Part]) -> tuple[Part, ...]:
-    best: dict[int, Part] = {}
-    for part in parts:
-        if part.group_id is not None and (part.group_id not in best or part.score > best[part.group_id].score):
-            best[part.group_id] = part
-    kept = {id(part) for part in best.values()}
-    return tuple(part if part.group_id is None or id(part) in kept else replace(part, group_id=None) for part in parts)
+    likeliest = {part.group_id: part for part in sorted(parts, key=lambda part: part.score)}
+    return tuple(part for part in parts if part.group_id is None or part is likeliest[part.group_id])

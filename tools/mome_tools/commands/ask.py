@@ -61,7 +61,7 @@ def _answer(memory: MemoryModel, question: str, max_new_tokens: int, json: bool)
         unknown = [part.question for part in answer.parts if part.group_id is None]
         first = used[0] if used else None
         print_json(
-            {"question": question, "answer": answer.text, "memory": first, "memories": used, "not_stored": unknown}
+            {"question": question, "answer": answer.text, "memory": first, "memories": used, "not_found": unknown}
         )
         return
     print_text(answer.text)
