@@ -66,6 +66,7 @@ _OWN_RELATION = 0.85
 _SAME_ENTITY = 0.9  # of two entity blocks
 _ANCHORS = 512
 _JOINS = 0.1
+_NEARER, _ALL_BUT = 0.1, 0.9
 _FAR = 0.5  # as far as matters
 _NO_DISTANCE = 0.05  # of two relations that are all but one: the lead between them is noise and must stay small
 
@@ -369,9 +370,14 @@ class Gate:
     negatives: Mapping[str, Floats]
 
     def probability(self, rows: Floats) -> Floats:
-        """float32 [n]: of rows [n, features], how likely each is the fact that is asked for."""
+        """float32 [n]: of rows [n, features], how likely each is the fact that is asked for.
+
+        0 where the query all but is a stored wording of a relation that is sure to differ: that is no matter of degree.
+        """
         hidden = np.tanh((rows - self.mean) / self.scale @ self.hidden_weight.T + self.hidden_bias)
-        return np.asarray(1 / (1 + np.exp(-(hidden @ self.output_weight + self.output_bias))), np.float32)
+        likely = 1 / (1 + np.exp(-(hidden @ self.output_weight + self.output_bias)))
+        nearer, lead = (rows[:, FEATURES.index(name)] for name in ("distinct relations", "distinct lead"))
+        return np.where((nearer < -_NEARER) & (lead < -_ALL_BUT), 0.0, likely).astype(np.float32)
 
     def threshold(self, false_fire: float | None = None) -> float:
         """The conformal quantile: of each kind of question that no fact answers, at most this share reaches it.

@@ -158,6 +158,14 @@ def test_relations_that_one_entity_has_both_are_sure_to_differ() -> None:
     assert unknown["distinct relations"] == pytest.approx(0.5) and distinct["distinct relations"] < -0.2
 
 
+def test_one_odd_group_joins_nothing_that_others_keep_apart() -> None:
+    """As where the name was not told from what is asked of it, once."""
+    relations = [PHONE, LOCKER] * 20 + [PET, TEXT] * 20 + [PHONE, PET]
+    found = StoredWordings.of_keys(keys(*relations), np.arange(len(relations)) // 2)
+    own, _ = found.of_group(keys(PHONE))
+    assert own.tolist() == [True, True, False, False]
+
+
 def test_an_entitys_two_wordings_of_one_fact_are_not_distinct() -> None:
     found = StoredWordings.of_keys(keys(PHONE, LOCKER, PHONE), np.array([0, 0, 1]))
     assert not found.distinct.any()
@@ -167,6 +175,13 @@ def gate(negatives: dict[str, np.ndarray]) -> Gate:
     size = len(FEATURES)
     zero, one = np.zeros(size, np.float32), np.ones(size, np.float32)
     return Gate(zero, one, np.eye(2, size, dtype=np.float32), zero[:2], one[:2], 0.0, negatives)
+
+
+def test_what_all_but_is_a_wording_of_a_relation_that_is_sure_to_differ_never_opens_the_gate() -> None:
+    row = np.zeros((3, len(FEATURES)), np.float32)
+    row[:, FEATURES.index("distinct relations")] = -0.2, -0.2, 0.1
+    row[:, FEATURES.index("distinct lead")] = -1.0, -0.5, -1.0
+    assert (gate({}).probability(row) > 0).tolist() == [False, True, True]
 
 
 @given(st.integers(1, 3000), st.sampled_from([0.001, 0.01, 0.05, 0.5]), st.integers(0, 2**32 - 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,7 @@ def test_a_question_says_where_its_entity_stands() -> None:
         for question in questions:
             shown = question.text[question.start : question.end]
             assert question.entity.casefold().startswith(shown.casefold()) and shown
+            assert not {"{e}", "{r}", "{t}", "{q}"} & set(re.findall(r"\{.\}", question.text))
 
 
 def test_a_twin_differs_in_a_single_word() -> None:
