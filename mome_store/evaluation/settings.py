@@ -11,9 +11,12 @@ from mome_store.errors import SchemaError
 class EvaluationSettings:
     """How much is asked, and what systems that train by gradient on the whole model may spend.
 
-    questions: wordings that are generated for, per metric, system and seed (a seeded sample of all there are).
-    routed_questions: the same where a route is all that is needed, which costs a thousandth of a generation.
-    slow_questions: in place of `questions` for systems that take about a second or more per question.
+    questions: wordings that are generated for, per metric and seed, of the main systems (a seeded sample of all there
+    are).
+    other_questions: the same of the other systems, which are measured on one seed only.
+    slow_questions: in place of `other_questions` for systems that take about a second or more per question.
+    routed_questions: the same where a route is all that is needed, which costs a hundredth of a generation.
+    watched_questions: trained wordings, and as many held-out ones, that are routed again after every batch of facts.
     trained_facts: the most facts that a system which trains by gradient on the whole model is given. On two cores such
         training of a thousand facts takes a day; the number of facts is a column of the table.
     trained_seconds_per_fact: the training time of each such system is this times the facts it is given, less where
@@ -22,9 +25,11 @@ class EvaluationSettings:
     """
 
     questions: int = 100
+    other_questions: int = 50
+    slow_questions: int = 20
     routed_questions: int = 3000
-    slow_questions: int = 40
-    trained_facts: int = 100
+    watched_questions: int = 1000
+    trained_facts: int = 60
     trained_seconds_per_fact: float = 5.0
     speed_questions: int = 8
     speed_tokens: int = 8
