@@ -1,6 +1,8 @@
 """How well a router finds the right memory, and none where there is none; and what each of its ingredients is worth.
 
-    python benchmarks/routing.py [--router FILE] [--seeds 11 12 13] [--sizes 200 1000] [--ablations]
+    python benchmarks/routing.py [--encoder E] [--router FILE] [--seeds 11 12 13] [--sizes 200 1000] [--ablations]
+
+--encoder: as `mome memorize` takes it. Another than the default one has a trained router only where --router names one.
 
 Four kinds of facts, none of which the shipped router was trained on:
 
@@ -26,10 +28,11 @@ from mome_store.evaluation.intervals import Share
 from mome_store.evaluation.people import Question, make_strangers
 from mome_store.evaluation.real_data import QuestionSet, device_questions, routed_shares, sampled
 from mome_store.evaluation.unrelated import TEXTS
-from mome_store.routing import KeyEncoder, SentenceEncoder
+from mome_store.routing import KeyEncoder
 from mome_store.routing.encoder import QueryEncoder
 from mome_store.routing.gate import FEATURES
 from mome_store.tuning.facts import Fact
+from mome_tools.encoders import named_encoder
 from mome_tools.real_sets import airport_questions
 
 ASKED = 400  # questions of a kind, at most
@@ -37,16 +40,18 @@ ASKED = 400  # questions of a kind, at most
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--encoder")
     parser.add_argument("--router")
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--sizes", type=int, nargs="+", default=[200, 1000])
     parser.add_argument("--ablations", action="store_true")
     arguments = parser.parse_args()
-    sentences = SentenceEncoder()
-    trained = KeyEncoder(sentences, arguments.router)
-    systems: dict[str, QueryEncoder] = {"trained router": trained, "sentence encoder and lead": sentences}
-    if arguments.ablations:
-        systems |= {f"without {name}": without(trained, name) for name in FEATURES}
+    tokens = named_encoder(arguments.encoder, None)
+    systems: dict[str, QueryEncoder] = {"encoder and lead": tokens}
+    if arguments.router or not arguments.encoder:
+        systems["trained router"] = trained = KeyEncoder(tokens, arguments.router)
+        if arguments.ablations:
+            systems |= {f"without {name}": without(trained, name) for name in FEATURES}
     print("| facts | router | kind of question | share | n |\n| --- | --- | --- | --- | --- |")
     for size in arguments.sizes:
         for make in (airports, people, devices):
