@@ -88,6 +88,9 @@ def keys_of(router: Router, wordings: Sequence[str]) -> NDArray[np.float32]:
 
 
 def ungated(snapshot: Snapshot, router: Router, questions: Sequence[str]) -> list[tuple[int, ...]]:
-    """The groups that would answer each question if the gate of `router`, over `snapshot`, were always open."""
-    always = Router.open(snapshot, encoder=router.encoder, threshold=-np.inf, margin=-np.inf)
+    """The group that would answer each question if the gate of `router`, over `snapshot`, were always open.
+
+    None of an empty store's.
+    """
+    always = Router.open(snapshot, encoder=router.encoder, threshold=-np.inf, margin=-np.inf, several=False)
     return list(always.route(questions).group_ids)

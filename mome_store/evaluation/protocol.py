@@ -141,9 +141,8 @@ class _Run:
         self._tokens = tokens
         self._on_progress = on_progress
         self._picks = system.has_gate or system.has_routes
-        self._said: dict[
-            tuple[str, str | None], Reply
-        ] = {}  # since the system last changed; by question and fact given
+        # What was said since the system last changed, by question and id of the fact that was given.
+        self._said: dict[tuple[str, str | None], Reply] = {}
         self._unanswerable: dict[str, list[tuple[str, list[str]]]] = {}  # by kind: the text, the stored answers said
         self._decisions: dict[str, list[Decision]] = {}  # by kind of question
         self.metrics: dict[str, Metric] = {"facts": float(len(data.facts))}
@@ -327,16 +326,19 @@ class _Run:
             return self._system.uses(texts)
 
     def _right_route(self, kind: str, questions: Sequence[Question]) -> Share:
+        """A gate opened for the question's own fact and no other; without one: the fact is among those used."""
         uses = self._uses([question.text for question in questions])
-        if self._system.has_gate:
-            self.failures += [
-                Failure("right_route", q.text, _right(q), None, label(q, use), use.facts)
-                for q, use in zip(questions, uses, strict=True)
-                if label(q, use) != "storage"
-            ]
+        if not self._system.has_gate:
+            return _share(_fact(q).id in use.facts for q, use in zip(questions, uses, strict=True))
+        labels = [label(question, use) for question, use in zip(questions, uses, strict=True)]
+        self.failures += [
+            Failure("right_route", question.text, _right(question), None, whose, use.facts)
+            for question, use, whose in zip(questions, uses, labels, strict=True)
+            if whose != "storage"
+        ]
         if self._system.has_scores:
             self._decisions[kind] = self._decided(questions, uses)
-        return _share(_fact(q).id in use.facts for q, use in zip(questions, uses, strict=True))
+        return _share(whose == "storage" for whose in labels)
 
     def _decided(self, questions: Sequence[Question], uses: Sequence[Use]) -> list[Decision]:
         """What the gate made of questions about stored facts; where it stayed shut, of which fact."""
@@ -344,7 +346,7 @@ class _Run:
         with remembering(self._bench.router):
             behind = iter(self._system.candidates(shut) if shut else [])
         return [
-            Decision(_score(use), _fact(question).id in (use.facts if use.opened else next(behind)), use.opened)
+            Decision(_score(use), (use.facts if use.opened else next(behind)) == (_fact(question).id,), use.opened)
             for question, use in zip(questions, uses, strict=True)
         ]
 
@@ -404,7 +406,7 @@ def label(question: Question, use: Use) -> str:
     """Whose fault a wrong answer to a question about a stored fact is: "gate", "routing" or "storage"."""
     if not use.opened:
         return "gate"
-    return "storage" if _fact(question).id in use.facts else "routing"
+    return "storage" if use.facts == (_fact(question).id,) else "routing"
 
 
 def holds(text: str, answer: str) -> bool:

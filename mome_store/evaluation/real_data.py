@@ -86,17 +86,17 @@ class RealDataResult:
 
 
 def routed_shares(encoder: QueryEncoder, questions: QuestionSet, path: Path) -> dict[str, Share]:
-    """Stores the facts under keys that `encoder` makes, and routes every question. path: a folder that is not there yet.
+    """Stores the facts under keys that `encoder` makes, and routes every question. path: a folder that is not there.
 
-    Of each known kind "KIND: right" (the gate opened for the question's own fact) and "KIND: another fact"; of each
-    unknown one "KIND: opened".
+    Of each known kind "KIND: right" (the gate opened for the question's own fact and no other) and "KIND: another
+    fact"; of each unknown one "KIND: opened".
     """
     shares: dict[str, Share] = {}
     with KeyStore(path, encoder) as store:
         groups = store.insert(questions.facts)
         for kind, known in questions.known.items():
             winners = store.route([text for text, _ in known]).group_ids
-            right = [groups[place] in found for (_, place), found in zip(known, winners, strict=True)]
+            right = [found == (groups[place],) for (_, place), found in zip(known, winners, strict=True)]
             shares[f"{kind}: right"] = Share.of(right)
             shares[f"{kind}: another fact"] = Share.of(
                 [bool(found) and not own for found, own in zip(winners, right, strict=True)]

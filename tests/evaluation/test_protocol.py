@@ -12,7 +12,6 @@ from mome_store.evaluation import (
     MAIN,
     SYSTEMS,
     Share,
-    System,
     SystemResult,
     Use,
     Workbench,
@@ -151,14 +150,14 @@ class Scripted:
 def test_a_steal_is_a_right_route_lost_to_a_fact_of_the_batch() -> None:
     facts = make_strangers(4, 0).facts
     a, b, c, d = (Question(fact.person + fact.id, "trained", fact.relation, fact) for fact in facts)
-    system: System = Scripted(  # type: ignore[assignment]
+    looks = Scripted(
         [
             {a.text: a.fact.id, b.text: a.fact.id},  # type: ignore[union-attr]  # b was wrong from the start
             {a.text: c.fact.id, b.text: c.fact.id, c.text: c.fact.id},  # type: ignore[union-attr]  # a is stolen by c
             {a.text: a.fact.id, c.text: b.fact.id, d.text: d.fact.id},  # type: ignore[union-attr]  # c to an old one
         ]
     )
-    steals = _Steals(system, [a, b, c, d])
+    steals = _Steals(looks.uses, [a, b, c, d])
     for batch in (facts[:2], facts[2:3], facts[3:]):
         steals.look({fact.id for fact in batch})
     assert steals.share == Share(1, 3)  # of a, c and d, which were right once
@@ -169,6 +168,7 @@ def test_failures_are_labelled_by_whose_fault_they_are() -> None:
     question = fact.questions()[0]
     assert label(question, Use((), False)) == "gate"
     assert label(question, Use((other.id,), True)) == "routing"
+    assert label(question, Use((fact.id, other.id), True)) == "routing"  # it was asked for one fact
     assert label(question, Use((fact.id,), True)) == "storage"
 
 

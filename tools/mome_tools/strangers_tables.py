@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from mome_store.evaluation import RealDataResult, Row, Share
+from mome_store.evaluation import RealDataResult, RiskCurve, Row, Share
 from mome_store.evaluation.risk import THRESHOLDS
 from mome_tools.output import bytes_text
 
@@ -95,6 +95,8 @@ _COST = (
     Column("context_tokens_per_fact", "and per fact", "number"),
     Column("added_ms_per_query", "ms added to a query", "signed", more_is_better=False),
 )
+_COVERAGES = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5)
+"""Shares of the known questions at which the risk-coverage table has a line."""
 
 
 def all_tables(rows: list[Row]) -> list[Table]:
@@ -116,7 +118,7 @@ def all_tables(rows: list[Row]) -> list[Table]:
             _COST,
             rows,
         ),
-        *(_risk_table(row) for row in rows if row.curve is not None),
+        *(_risk_table(row.title, row.curve) for row in rows if row.curve is not None),
         _where_we_lose(rows),
         Table("Notes", "", ["system", "note"], [[row.title, row.notes] for row in rows if row.notes]),
     ]
@@ -161,14 +163,12 @@ def table_of(title: str, lead: str, columns: tuple[Column, ...], rows: list[Row]
     return Table(title, lead, headings, cells)
 
 
-def _risk_table(row: Row) -> Table:
+def _risk_table(title: str, curve: RiskCurve) -> Table:
     """The curve at round coverages, and the gate as it is."""
-    curve = row.curve
-    assert curve is not None  # asked for only with one
     kinds = [kind for kind in curve.kinds if kind not in ("seen", "heldout")]
     headings = ["threshold", "known questions answered", "wrong among the answers"]
     headings += [f"{kind.replace('_', ' ')}: {'another fact' if kind == 'twins' else 'fired'}" for kind in kinds]
-    chosen = dict.fromkeys(_place_of_coverage(row, share) for share in _COVERAGES)
+    chosen = dict.fromkeys(_place_of_coverage(curve, share) for share in _COVERAGES)
     cells = [
         [
             "the gate as it is" if place is None else f"{THRESHOLDS[place]:.4f}",
@@ -182,16 +182,11 @@ def _risk_table(row: Row) -> Table:
         "Over the score at which the gate opens. Known: trained and held-out wordings. The second share depends on how "
         f"many questions of each kind are asked: {', '.join(f'{k} {a.n}' for k, a in curve.kinds.items())}."
     )
-    return Table(f"Risk and coverage: {row.title}", lead, headings, cells)
+    return Table(f"Risk and coverage: {title}", lead, headings, cells)
 
 
-_COVERAGES = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5)
-
-
-def _place_of_coverage(row: Row, share: float) -> int:
-    """The highest threshold at which at least so many of the known questions are answered."""
-    curve = row.curve
-    assert curve is not None  # as above
+def _place_of_coverage(curve: RiskCurve, share: float) -> int:
+    """The highest threshold at which at least so many of the known questions are answered; the lowest without one."""
     return max(place for place in range(len(THRESHOLDS)) if (curve.coverage(place).value or 0.0) >= share or not place)
 
 

@@ -16,7 +16,7 @@ _NUMBERS = itertools.count()
 
 
 class AnswerCache(System):
-    """Where the gate opens the answer is the stored string; elsewhere the base model answers.
+    """Where the gate opens the answer is the stored string (a line for each of several); elsewhere the base model's.
 
     A false fire is an open gate. Bytes: wordings, answers and keys, not the records that stand in for experts.
     """
@@ -54,10 +54,13 @@ class AnswerCache(System):
     ) -> list[Reply]:
         if given is not None:
             return [Reply(self._stored[fact.id].answer) for fact in given]
-        found = [use.facts[0] if use.opened else None for use in self.uses(questions)]
-        rest = [question for question, fact in zip(questions, found, strict=True) if fact is None]
+        uses = self.uses(questions)
+        rest = [question for question, use in zip(questions, uses, strict=True) if not use.opened]
         alone = iter(replies(self.bench, [self.bench.prompts.prompt(q) for q in rest], tokens, least))
-        return [next(alone) if fact is None else Reply(self._stored[fact].answer) for fact in found]
+        return [
+            Reply("\n".join(self._stored[fact].answer for fact in use.facts)) if use.opened else next(alone)
+            for use in uses
+        ]
 
     def uses(self, questions: Sequence[str]) -> list[Use]:
         route = self._keys.route(questions)

@@ -1,4 +1,4 @@
-"""Pool mode: the mixture as published, experts that all facts share (docs/pool.md), trained for as long as any baseline."""
+"""Pool mode: the mixture as published, experts that all facts share (docs/pool.md), trained as long as any baseline."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from mome_store.tuning.upper_layers import UpperLayers
 class PoolMode(StoredSystem):
     """As many experts as facts, 32 of them for a question, all trained together until the facts are memorised.
 
-    There is no gate: a false fire is a reply that holds a stored answer. An update trains all facts with the new answers
-    among them, from the experts that there are; no fact can be forgotten alone. When the time is over the experts are
-    used as they are. Bytes: the store's folder, without the router's index.
+    There is no gate: a false fire is a reply that holds a stored answer. An update trains all facts with the new
+    answers among them, from the experts that there are; no fact can be forgotten alone. When the time is over the
+    experts are used as they are. Bytes: the store's folder, without the router's index.
     """
 
     name = "pool"

@@ -1,4 +1,4 @@
-"""What owned mode and pool mode have in common: a store in a folder of its own, and the MemoryModel that answers from it."""
+"""What owned mode and pool mode have in common: a store in a folder, and the MemoryModel that answers from it."""
 
 from __future__ import annotations
 
