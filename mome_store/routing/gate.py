@@ -65,6 +65,7 @@ _SAME_WORDING = 0.97  # cosine of two relation blocks
 _OWN_RELATION = 0.85
 _SAME_ENTITY = 0.9  # of two entity blocks
 _ANCHORS = 512
+_JOINS = 0.1
 _FAR = 0.5  # as far as matters
 _NO_DISTANCE = 0.05  # of two relations that are all but one: the lead between them is noise and must stay small
 
@@ -128,8 +129,8 @@ class Background:
 class StoredWordings:
     """The relation blocks of a store's keys, no wording twice: float32 [n, width]; and which of them ask the same.
 
-    relation: int64 [n], 0 to r - 1. Wordings of one group ask the same, and so do those that share a wording with it:
-    where everybody's telephone number is asked for in the same three ways, these three are one relation.
+    relation: int64 [n], 0 to r - 1. Wordings of one group ask the same, and so do those of groups that share one: where
+    everybody's telephone number is asked for in the same three ways, these three are one relation.
     distinct: bool [r, r], pairs of relations that are sure to differ, because one entity has both.
     """
 
@@ -157,19 +158,29 @@ class StoredWordings:
             left = left[~same]
         known = stands_for >= 0
         relation = _joined(stands_for[known], groups[known], len(kept))
-        return cls(blocks[kept, 0], relation, _distinct(blocks[known, 1], relation[stands_for[known]]))
+        return cls(blocks[kept, 0], relation, _distinct(blocks[known, 1], relation[stands_for[known]], groups[known]))
 
     def of_group(self, blocks: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """bool [n] each: which of them ask what a group with these blocks [k, 3, width] asks, and which are sure not
         to.
         """
         alike = self.blocks @ blocks[:, 0].T >= _SAME_WORDING
-        own = self.relation[alike.any(axis=1)]
-        return np.isin(self.relation, own), self.distinct[own].any(axis=0)[self.relation]
+        relations = self.relation[alike.any(axis=1)]
+        own = np.isin(self.relation, relations)
+        return own, self.distinct[relations].any(axis=0)[self.relation] & ~own
 
 
 def _joined(wordings: NDArray[np.int64], groups: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """int64 [count]: a number for each wording, the same for those that groups join, however many are between."""
+    """int64 [count]: a number for each wording, the same for those that groups join, however many are between.
+
+    Two wordings are joined by the groups that have both, if these are some share of those that have one of them: a
+    single group whose entity was not told from what is asked of it joins nothing that others keep apart.
+    """
+    both = np.zeros((count, count), np.int64)
+    pairs = np.unique(np.stack([groups, wordings], axis=1), axis=0)
+    for own in np.split(pairs[:, 1], np.flatnonzero(np.diff(pairs[:, 0])) + 1):
+        both[np.ix_(own, own)] += 1
+    having = both.diagonal()
     home = list(range(count))
 
     def root(place: int) -> int:
@@ -178,19 +189,19 @@ def _joined(wordings: NDArray[np.int64], groups: NDArray[np.int64], count: int) 
             place = home[place]
         return place
 
-    first: dict[int, int] = {}
-    for wording, group in zip(wordings.tolist(), groups.tolist(), strict=True):
-        home[root(wording)] = root(first.setdefault(group, wording))
+    for one, other in np.argwhere((both > 0) & (both >= _JOINS * np.maximum(having, having[:, None]))).tolist():
+        home[root(one)] = root(other)
     roots = np.array([root(place) for place in range(count)], np.int64)
     return np.unique(roots, return_inverse=True)[1].astype(np.int64)
 
 
-def _distinct(entities: Floats, relation: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """bool [r, r], from the entity block [m, width] and the relation int64 [m] of keys; some of them stand for all."""
+def _distinct(entities: Floats, relation: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """bool [r, r], from the entity block [m, width], the relation and the group of keys; some keys stand for all."""
     count = int(relation.max(initial=-1)) + 1
     found = np.zeros((count, count), np.bool_)
     anchors = np.arange(0, len(entities), -(-len(entities) // _ANCHORS) or 1)
-    anchor, key = np.nonzero(entities[anchors] @ entities.T >= _SAME_ENTITY)
+    same = entities[anchors] @ entities.T >= _SAME_ENTITY
+    anchor, key = np.nonzero(same & (groups[anchors, None] != groups))
     found[relation[anchors[anchor]], relation[key]] = True
     found |= found.T
     np.fill_diagonal(found, False)

@@ -1,12 +1,14 @@
 """Ways to ask: generic augmentation of wordings, without a teacher model.
 
 A relation of relations/*.txt has names ("head office, main office") and whole questions ("Where is {e} based?"). Here
-the names are put into frames, and questions are put into the mouths of different people.
+the names are put into frames, and questions are put into the mouths of different people. In both, {t} is a tool that
+nobody knows: a rare word that names nothing that is asked about.
 """
 
 from __future__ import annotations
 
 import random
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -72,6 +74,10 @@ _NAME_FRAMES = (
     "{r}: {e}",
     "Remind me of {e}'s {r}.",
     "Enter the {r} of {e} here: ",
+    "{t} shows {e}. What is the {r}?",
+    "In the output of {t} there is {e}, and I want the {r}.",
+    "{e} turned up in {t}, which {r} does it have?",
+    "{t} asks for the {r} of {e}.",
 )
 _QUESTION_FRAMES = (
     *["{q}"] * 16,
@@ -83,6 +89,8 @@ _QUESTION_FRAMES = (
     "Please answer this for me: {q}",
     "{q} My boss wants to know.",
     "I can't remember. {q}",
+    "I'm looking at {t}. {q}",
+    "{q} I have to type it into {t}.",
 )
 _WHOLE = 0.55  # share of wordings that are whole questions of the relation
 _LOWER = 0.2  # share of wordings without capitals and marks, as people type them
@@ -103,9 +111,16 @@ class Relation:
             text = chance.choice(_QUESTION_FRAMES).replace("{q}", question)
         else:
             text = chance.choice(_NAME_FRAMES).replace("{r}", chance.choice(self.names)).replace("{e}", entity)
+        text = text.replace("{t}", _tool(chance))
         if chance.random() < _LOWER:
             return text.lower().rstrip("?.!")
         return text[0].upper() + text[1:] if chance.random() < 0.9 else text
+
+
+def _tool(chance: random.Random) -> str:
+    """The name of a program, perhaps with an option."""
+    name = "".join(chance.choices(string.ascii_lowercase, k=chance.randint(3, 6)))
+    return f"{name} -{chance.choice(string.ascii_letters)}" if chance.random() < 0.5 else name
 
 
 def load_relations() -> list[Relation]:
