@@ -15,6 +15,9 @@ from mome_store.tuning.pool_training import PoolTraining
 from mome_store.tuning.tuner import folder_bytes, tokenized
 from mome_store.tuning.upper_layers import UpperLayers
 
+_MOST_EPOCHS = 1_000_000
+"""Time is what ends the training, as it is for the baselines."""
+
 
 class PoolMode(StoredSystem):
     """As many experts as facts, 32 of them for a question, all trained together until the facts are memorised.
@@ -31,7 +34,8 @@ class PoolMode(StoredSystem):
 
     def __init__(self, bench: Workbench, facts: int) -> None:
         super().__init__(bench, facts, bench.sentences)
-        self._settings = PoolSettings(stop_probability=(bench.tuning or TuningSettings()).stop_probability)
+        bar = (bench.tuning or TuningSettings()).stop_probability
+        self._settings = PoolSettings(stop_probability=bar, max_epochs=_MOST_EPOCHS)
         self._facts: dict[str, PersonFact] = {}
         self._bytes = 0
         self._note = ""
