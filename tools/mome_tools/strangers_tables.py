@@ -100,7 +100,8 @@ _COVERAGES = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5)
 
 
 def all_tables(rows: list[Row]) -> list[Table]:
-    """Every table of the page."""
+    """Every table of the page for which there is anything to say."""
+    notes = [[row.title, row.notes] for row in rows if row.notes]
     return [
         table_of("Answers", "Exact match, and where the answer may stand among other words.", _ANSWERS, rows),
         table_of("Held-out wordings by style", "", _STYLES, rows),
@@ -119,8 +120,8 @@ def all_tables(rows: list[Row]) -> list[Table]:
             rows,
         ),
         *(_risk_table(row.title, row.curve) for row in rows if row.curve is not None),
-        _where_we_lose(rows),
-        Table("Notes", "", ["system", "note"], [[row.title, row.notes] for row in rows if row.notes]),
+        *(_where_we_lose(row, rows) for row in rows if row.name == "owned"),
+        *([Table("Notes", "", ["system", "note"], notes)] if notes else []),
     ]
 
 
@@ -190,12 +191,11 @@ def _place_of_coverage(curve: RiskCurve, share: float) -> int:
     return max(place for place in range(len(THRESHOLDS)) if (curve.coverage(place).value or 0.0) >= share or not place)
 
 
-def _where_we_lose(rows: list[Row]) -> Table:
+def _where_we_lose(own: Row, rows: list[Row]) -> Table:
     """Every metric in which some other system is ahead of owned mode by more than their intervals overlap."""
-    own = next((row for row in rows if row.name == "owned"), None)
     cells = []
     for column in (*_ANSWERS, *_ROUTES, *_FALSE_FIRES, *_LIVING, *_COST):
-        if own is None or column.more_is_better is None or own.value(column.metric) is None:
+        if column.more_is_better is None or own.value(column.metric) is None:
             continue
         better = [row for row in rows if row is not own and row.name != "base" and _ahead(column, row, own)]
         if better:
