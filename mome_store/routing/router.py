@@ -123,7 +123,8 @@ class Router:
     def route(self, queries: Sequence[str]) -> Route:
         """The route of a batch: for each query the winner's experts, or none where the gate stays shut.
 
-        A query that needs several facts gets the groups of all of its parts that a fact answers (`Route.parts`). A pool (`pool` is not None) selects in its own way.
+        A query that needs several facts gets the groups of all of its parts that a fact answers (`Route.parts`). A pool
+        (`pool` is not None) selects in its own way.
         """
         if self.pool is not None:
             return self.pool.route(self.encoder.encode(queries))

@@ -1,8 +1,8 @@
 """Questions that need several facts: taken apart into questions for one fact each, which the gate decides on.
 
 Two experts applied at once say neither of their answers, so what such a question needs is a list of groups, each of
-which is asked for its own fact. apart.py proposes how a question may be taken apart, by rules and without a teacher; the
-store decides. A question is taken apart where
+which is asked for its own fact. apart.py proposes how a question may be taken apart, by rules and without a teacher;
+the store decides. A question is taken apart where
 
 * two parts open the gate for two different facts; or
 * one part does, and the words alone say that several things are asked for: whole questions, or names at both sides of
@@ -12,8 +12,8 @@ store decides. A question is taken apart where
 Parts that find nothing are then said to be unknown, in place of making something up.
 
 Of the wordings of a part the gate's likeliest counts. Each of them may fire falsely, so each must meet the threshold of
-its share of what one query may (`bar_of`). A joint that stands in the winner's own wordings ("Baker and Sons", "When and where was Ada
-born?") belongs to that fact.
+its share of what one query may (`bar_of`). A joint that stands in the winner's own wordings ("Baker and Sons", "When
+and where was Ada born?") belongs to that fact.
 """
 
 from __future__ import annotations
