@@ -1,11 +1,11 @@
-"""Questions that need several facts, made from the strangers: how often a router finds just the facts that are asked for.
+"""Questions that need several facts, made from the strangers: how often a router finds just the facts asked for.
 
-Five kinds: two people and one relation; one person and two relations; two whole questions about different people; any of
-these with one part that no fact answers; and two parts that none answers. A question is right when the route lists the
-groups of the parts that are known, all of them and no other.
+Five kinds: two people and one relation; one person and two relations; two whole questions about different people; any
+of these with one part that no fact answers; and two parts that none answers. A question is right when the route lists
+the groups of the parts that are known, all of them and no other.
 
-Beside each share stands what asking for the parts one at a time gives: no way of taking a question apart can be expected
-to do better than the gate does on its parts.
+Beside each share stands what asking for the parts one at a time gives: no way of taking a question apart can be
+expected to do better than the gate does on its parts.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ FORMS: Mapping[str, Forms] = {
     "favourite dish": Forms(
         "favourite dish", "favourite dishes", "Which dishes do {both} like best?", "what does {she} like to eat best?"
     ),
-    "university": Forms("university", "universities", "Which universities did {both} attend?", "where did {she} study?"),
+    "university": Forms(
+        "university", "universities", "Which universities did {both} attend?", "where did {she} study?"
+    ),
     "pet": Forms("pet's name", "pets' names", "What are the pets of {both} called?", "what is {hers} pet called?"),
 }  # fmt: skip
 
@@ -140,7 +142,7 @@ class _Asked:
 
 
 def compound_questions(strangers: Strangers, count: int, seed: int) -> dict[str, list[Compound]]:
-    """`count` questions of each kind of `KINDS`. Wordings of single facts in them are trained and held-out ones alike."""
+    """`count` questions of each of the `KINDS`. Wordings of single facts in them are trained and held-out ones."""
     rng = random.Random(f"compound-{seed}")
     made = _Maker(strangers, rng)
     known = {

@@ -167,7 +167,7 @@ class StoredWordings:
         alike = self.blocks @ blocks[:, 0].T >= _SAME_WORDING
         relations = self.relation[alike.any(axis=1)]
         own = np.isin(self.relation, relations)
-        return own, self.distinct[relations].any(axis=0)[self.relation] & ~own
+        return own, np.any(self.distinct[relations], axis=0)[self.relation] & ~own
 
 
 def _joined(wordings: NDArray[np.int64], groups: NDArray[np.int64], count: int) -> NDArray[np.int64]:

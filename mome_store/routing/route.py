@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Part:
-    """One of several questions in a query: as it was routed, the group that answers it (None: none does) and its score."""
+    """One of several questions in a query, as it was routed.
+
+    group_id: the group that answers it, None where none does. score: the gate's, float between 0 and 1.
+    """
 
     text: str
     group_id: int | None
@@ -25,8 +28,8 @@ class Route:
     expert_ids: per sequence int64 [k], k >= 0, in the order in which they are applied
     weights:    per sequence float32 [k]
     group_ids:  per sequence the groups that these experts belong to
-    scores:     float32 [n], the best group's score also where the gate is shut, the least of several groups'; -inf where
-                the store holds no key
+    scores:     float32 [n], the best group's score also where the gate is shut, the least of several groups'; -inf
+                where the store holds no key
     opened:     bool [n]
     parts:      per sequence the questions that it was taken apart into, in their order; none where it is one question.
                 Each group of a part answers its own question alone. Left out: no sequence is several questions

@@ -1,19 +1,20 @@
 """Questions that need several facts: taken apart into questions for one fact each, which the gate decides on.
 
 Two experts applied at once say neither of their answers, so what such a question needs is a list of groups, each of
-which is asked for its own fact. apart.py proposes how a question may be taken apart, by rules and without a teacher; the
-store decides. A question is taken apart where
+which is asked for its own fact. apart.py proposes how a question may be taken apart, by rules and without a teacher;
+the store decides. A question is taken apart where
 
 * two parts open the gate for two different facts; or
 * one part does, and the words alone say that several things are asked for: whole questions, or names at both sides of
   the joint; or
 * one part does, and the question as a whole found nothing.
 
-Parts that find nothing are then said to be unknown, in place of making something up.
+Parts never lose what the whole has found: where the gate opens for the whole, its group is among theirs or the text is
+left whole. Parts that find nothing are said to be unknown, in place of making something up.
 
 Of the wordings of a part the gate's likeliest counts. Each of them may fire falsely, so each must meet the threshold of
-its share of what one query may (`bar_of`). A joint that stands in the winner's own wordings ("Baker and Sons", "When and where was Ada
-born?") belongs to that fact.
+its share of what one query may (`bar_of`). A joint that stands in the winner's own wordings ("Baker and Sons", "When
+and where was Ada born?") belongs to that fact.
 """
 
 from __future__ import annotations
@@ -115,9 +116,9 @@ def _groups(parts: Sequence[Part]) -> set[int]:
 
 
 def _enough(parts: Sequence[Part], certain: bool, whole: Decision) -> bool:
-    """Whether parts are better than the whole. What the whole has found is not given up for a single other fact."""
+    """Whether parts are better than the whole, whose own group they must have."""
     groups = _groups(parts)
-    return len(groups) > 1 or (certain and bool(groups) and (not whole.opened or whole.group_id in groups))
+    return len(groups) >= (1 if certain else 2) and (not whole.opened or whole.group_id in groups)
 
 
 def _each_group_once(parts: Sequence[Part]) -> tuple[Part, ...]:
