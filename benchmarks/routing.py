@@ -1,6 +1,7 @@
 """How well a router finds the right memory, and none where there is none; and what each of its ingredients is worth.
 
     python benchmarks/routing.py [--encoder E] [--router FILE] [--seeds 11 12 13] [--sizes 200 1000] [--ablations]
+    python benchmarks/routing.py --several [--encoder E] [--router FILE] [--seeds 11 12 13] [--sizes 200 1000]
 
 --encoder: as `mome memorize` takes it. Another than the default one has a trained router only where --router names one.
 
@@ -13,6 +14,9 @@ Four kinds of facts, none of which the shipped router was trained on:
 * everything else: the evaluation's texts that are about nothing stored.
 
 A share is of the questions asked. `right` means that the gate opened for the question's own fact.
+
+--several: instead, questions that need two of the people's facts (mome_store/evaluation/compound.py), and what looking
+for several facts changes for the questions of the first table, which need one or none.
 """
 
 from __future__ import annotations
@@ -20,25 +24,30 @@ from __future__ import annotations
 import argparse
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mome_store import ExpertSchema, ExpertStore, Memory, Router
+from mome_store.evaluation.compound import compound_questions, measure_changes, measure_compound
 from mome_store.evaluation.people import make_strangers
 from mome_store.evaluation.unrelated import TEXTS
 from mome_store.routing import KeyEncoder
 from mome_store.routing.encoder import QueryEncoder
 from mome_store.routing.gate import FEATURES
+from mome_store.store import Snapshot
 from mome_store.tuning.facts import Fact
 from mome_tools.airports import sample_airports
 from mome_tools.encoders import named_encoder
 
 PCI_IDS = (Path("/usr/share/misc/pci.ids"), Path("/usr/share/hwdata/pci.ids"))
 ASKED = 400  # questions of a kind, at most
+SEVERAL = 100  # questions for several facts, of each kind
 AIRPORT_RELATIONS = (
     "What is the elevation of {name} in {city}, {country}?",
     "What is the IATA code of {name} in {city}, {country}?",
@@ -81,8 +90,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--sizes", type=int, nargs="+", default=[200, 1000])
     parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--several", action="store_true")
     arguments = parser.parse_args()
     tokens = named_encoder(arguments.encoder, None)
+    if arguments.several:
+        several(KeyEncoder(tokens, arguments.router), arguments.sizes, arguments.seeds)
+        return
     systems: dict[str, QueryEncoder] = {"encoder and lead": tokens}
     if arguments.router or not arguments.encoder:
         systems["trained router"] = trained = KeyEncoder(tokens, arguments.router)
@@ -107,37 +120,80 @@ def without(encoder: KeyEncoder, name: str) -> KeyEncoder:
     return KeyEncoder(encoder.sentences, replace(encoder.router, gate=replace(gate, hidden_weight=weights)))
 
 
+def several(encoder: KeyEncoder, sizes: Sequence[int], seeds: Sequence[int]) -> None:
+    """Two tables: questions for several facts, and what looking for them changes for the others."""
+    print("| facts | seed | kind of question | right | another fact | one at a time | not taken apart | n |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for size, seed in product(sizes, seeds):
+        strangers = make_strangers(size, seed)
+        with stored(encoder, [each.fact for each in strangers.facts]) as (snapshot, groups):
+            shares = measure_compound(
+                *opened(snapshot, encoder),
+                {fact.id: group for fact, group in zip(strangers.facts, groups, strict=True)},
+                compound_questions(strangers, SEVERAL, seed),
+            )
+        for kind, share in shares.items():
+            told = " | ".join(f"{each:.0%}" for each in (share.right, share.another, share.apart, share.before))
+            print(f"| {size} people | {seed} | {kind} | {told} | {share.n} |", flush=True)
+    print("\n| facts | seed | kind of question | another route | opened newly | n |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for size, seed, make in product(sizes, seeds, (airports, people, devices)):
+        if (run := make(size, seed)) is None:
+            continue
+        asked = {kind: [text for text, _ in known] for kind, known in run.known.items()} | run.unknown
+        with stored(encoder, run.facts) as (snapshot, _):
+            routers = opened(snapshot, encoder)
+            for kind, texts in asked.items():
+                found = measure_changes(*routers, texts)
+                row = f"{size} {make.__name__} | {seed} | {kind} | {found.changed} | {found.opened} | {found.n}"
+                print(f"| {row} |", flush=True)
+
+
+def opened(snapshot: Snapshot, encoder: KeyEncoder) -> tuple[Router, Router]:
+    """A router that looks for several facts in a question, and one that does not."""
+    return Router.open(snapshot, encoder=encoder), Router.open(snapshot, encoder=encoder, several=False)
+
+
+@contextmanager
+def stored(encoder: QueryEncoder, facts: Sequence[Fact]) -> Iterator[tuple[Snapshot, list[int]]]:
+    """A snapshot of a store that holds the facts, and the group of each."""
+    schema = ExpertSchema({"layer": (8, 8)}, rank=1)
+    expert = {"layer": (np.zeros((1, 8)), np.zeros((8, 1)))}
+    keys = iter(encoder.encode([wording for fact in facts for wording in fact.wordings]))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ExpertStore.create(Path(folder, "store"), schema, encoder.dim, encoder=encoder.identity) as store,
+    ):
+        with store.transaction() as transaction:
+            groups = [
+                transaction.add_group(
+                    [expert],
+                    keys=np.stack([next(keys) for _ in fact.wordings]),
+                    memory=Memory(fact.question, fact.answer or "", fact.paraphrases),
+                )
+                for fact in facts
+            ]
+        with store.snapshot() as snapshot:
+            yield snapshot, groups
+
+
 def counted(encoder: QueryEncoder, runs: Sequence[Questions]) -> dict[str, list[bool]]:
     """Of each kind: of the known ones whether they were right, of the others whether the gate opened."""
     found: dict[str, list[bool]] = {}
     for run in runs:
-        with tempfile.TemporaryDirectory() as folder:
-            schema = ExpertSchema({"layer": (8, 8)}, rank=1)
-            expert = {"layer": (np.zeros((1, 8)), np.zeros((8, 1)))}
-            with ExpertStore.create(Path(folder, "store"), schema, encoder.dim, encoder=encoder.identity) as store:
-                keys = iter(encoder.encode([wording for fact in run.facts for wording in fact.wordings]))
-                with store.transaction() as transaction:
-                    groups = [
-                        transaction.add_group(
-                            [expert],
-                            keys=np.stack([next(keys) for _ in fact.wordings]),
-                            memory=Memory(fact.question, fact.answer or "", fact.paraphrases),
-                        )
-                        for fact in run.facts
-                    ]
-                with store.snapshot() as snapshot:
-                    router = Router.open(snapshot, encoder=encoder)
-                    for kind, asked in run.known.items():
-                        route = router.route([text for text, _ in asked])
-                        found.setdefault(f"{kind}: right", []).extend(
-                            groups[place] in winners for (_, place), winners in zip(asked, route.group_ids, strict=True)
-                        )
-                        found.setdefault(f"{kind}: another fact", []).extend(
-                            bool(winners) and groups[place] not in winners
-                            for (_, place), winners in zip(asked, route.group_ids, strict=True)
-                        )
-                    for kind, texts in run.unknown.items():
-                        found.setdefault(f"{kind}: opened", []).extend(router.route(texts).opened.tolist())
+        with stored(encoder, run.facts) as (snapshot, groups):
+            router = Router.open(snapshot, encoder=encoder)
+            for kind, asked in run.known.items():
+                route = router.route([text for text, _ in asked])
+                found.setdefault(f"{kind}: right", []).extend(
+                    groups[place] in winners for (_, place), winners in zip(asked, route.group_ids, strict=True)
+                )
+                found.setdefault(f"{kind}: another fact", []).extend(
+                    bool(winners) and groups[place] not in winners
+                    for (_, place), winners in zip(asked, route.group_ids, strict=True)
+                )
+            for kind, texts in run.unknown.items():
+                found.setdefault(f"{kind}: opened", []).extend(router.route(texts).opened.tolist())
     return found
 
 
