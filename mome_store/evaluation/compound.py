@@ -124,8 +124,9 @@ class CompoundShares:
 
 @dataclass(frozen=True)
 class Changes:
-    """What looking for several facts changes where no more than one is asked for: routes changed, of `n`; gates that
-    opened newly."""
+    """What looking for several facts changes where no more than one is asked for: routes, of `n`, and gates that opened
+    newly among them.
+    """
 
     n: int
     changed: int
@@ -142,18 +143,15 @@ class _Asked:
 
 
 def compound_questions(strangers: Strangers, count: int, seed: int) -> dict[str, list[Compound]]:
-    """`count` questions of each kind of `KINDS`. Single facts are asked for in trained and held-out wordings alike."""
+    """`count` questions of each of the `KINDS`. Wordings of single facts in them are trained and held-out ones."""
     rng = random.Random(f"compound-{seed}")
     made = _Maker(strangers, rng)
-    known = {
-        KINDS[0]: made.two_people,
-        KINDS[1]: made.two_relations,
-        KINDS[2]: made.two_questions,
+    makers = (made.two_people, made.two_relations, made.two_questions)
+    found = {
+        kind: [make(True, True) for _ in range(count)] for kind, make in zip(KINDS[: len(makers)], makers, strict=True)
     }
-    found = {kind: [make(1, 1) for _ in range(count)] for kind, make in known.items()}
-    makers = list(known.values())
-    found[KINDS[3]] = [rng.choice(makers)(*rng.choice(((1, 0), (0, 1)))) for _ in range(count)]
-    found[KINDS[4]] = [rng.choice(makers)(0, 0) for _ in range(count)]
+    found[KINDS[3]] = [rng.choice(makers)(*rng.choice(((True, False), (False, True)))) for _ in range(count)]
+    found[KINDS[4]] = [rng.choice(makers)(False, False) for _ in range(count)]
     return found
 
 
@@ -209,7 +207,7 @@ class _Maker:
         twins = [person for question in strangers.unknown_twins if (person := _person_of(question))]
         self._unknown = (everyone, everyone, twins)
 
-    def two_people(self, known: int, also: int) -> Compound:
+    def two_people(self, known: bool, also: bool) -> Compound:
         relation = self._rng.choice(self._relations)
         first = self._one(relation, known)
         second = self._one(relation, also, besides=first.person)
@@ -221,7 +219,7 @@ class _Maker:
         )
         return self._compound(text, first, second)
 
-    def two_relations(self, known: int, also: int) -> Compound:
+    def two_relations(self, known: bool, also: bool) -> Compound:
         """Of one person, who is known as soon as one part is."""
         while True:
             if known or also:
@@ -230,7 +228,7 @@ class _Maker:
                 person = self._rng.choice(self._rng.choice(self._unknown))
             has = self._of.get(person, {})
             first, second = (_Asked(person, each, has.get(each.name)) for each in self._rng.sample(RELATIONS, 2))
-            if (first.fact is not None, second.fact is not None) == (bool(known), bool(also)):
+            if (first.fact is not None, second.fact is not None) == (known, also):
                 break
         one, two = FORMS[first.relation.name], FORMS[second.relation.name]
         asked = first.relation.ask(first.relation.trained[0], person)
@@ -244,7 +242,7 @@ class _Maker:
         )
         return self._compound(text, first, second)
 
-    def two_questions(self, known: int, also: int) -> Compound:
+    def two_questions(self, known: bool, also: bool) -> Compound:
         one, other = self._rng.sample(self._relations, 2)
         first = self._one(one, known)
         second = self._one(other, also, besides=first.person)
@@ -260,7 +258,7 @@ class _Maker:
             alone = tuple(f"What is the {FORMS[each.relation.name].noun} of {each.person}?" for each in (first, second))
         return Compound(text, tuple(each.fact for each in (first, second) if each.fact is not None), alone)
 
-    def _one(self, relation: Relation, known: int, besides: str = "") -> _Asked:
+    def _one(self, relation: Relation, known: bool, besides: str = "") -> _Asked:
         while True:
             if known:
                 fact = self._rng.choice([fact for fact in self._facts if fact.relation is relation])

@@ -57,15 +57,18 @@ _POSSESSIVE = re.compile(r"['’]s?$")
 _SUBJECTS = frozenset(("she", "he", "they", "it"))
 _OBJECTS = frozenset(("her", "him", "them"))
 _POSSESSIVES = frozenset(("his", "their", "its"))
-_LINKING_WORDS = """
-    a an the this that these those of in on at to for by from with near about is are was were be do does did has have
-    had can could would will shall also and or as what which who whom whose when where why how
-"""
-_ASKING_WORDS = """
-    i me my we us our you your tell give show send name state list find look read say please kindly
-"""
-_LINKING = frozenset(_LINKING_WORDS.split())
-_EMPTY = _LINKING | _SUBJECTS | _OBJECTS | _POSSESSIVES | frozenset(_ASKING_WORDS.split())
+_LINKING = frozenset(
+    _WORD.findall(
+        "a an the this that these those of in on at to for by from with near about is are was were be do does did has "
+        "have had can could would will shall also and or as what which who whom whose when where why how"
+    )
+)
+_EMPTY = _LINKING.union(
+    _WORD.findall("i me my we us our you your tell give show send name state list find look read say please kindly"),
+    _SUBJECTS,
+    _OBJECTS,
+    _POSSESSIVES,
+)
 
 
 @dataclass(frozen=True)
@@ -140,19 +143,17 @@ class _Sentence:
         return len(_WORD.findall(self.text)) <= _SHORT
 
 
-def may_be_several(text: str) -> bool:
-    """Whether there is a joint in the text at all, which is soon found out."""
-    joint = _JOINT_OR_COMMA.search(text) or _SENTENCE.search(text.strip())
-    return joint is not None and len(_WORD.findall(text)) <= _MOST_WORDS
-
-
 def take_apart(text: str, likely: Mapping[str, float]) -> Compound | None:
-    """How a text may be several questions; None where it can't.
+    """How a text may be several questions; None where it can't, which is soon found out where it has no joint.
 
     likely: how likely each of its words (folded) names an entity, as in `Reading.words`.
     """
+    text = text.strip()
+    joined = _JOINT_OR_COMMA.search(text) or _SENTENCE.search(text)
+    if not joined or len(_WORD.findall(text)) > _MOST_WORDS:
+        return None
     names = _Names(likely)
-    pieces, joints = _clauses(text.strip(), names)
+    pieces, joints = _clauses(text, names)
     clauses: list[Clause] = []
     named: str | None = None
     for piece in pieces:
@@ -440,7 +441,7 @@ def _says_something(text: str) -> bool:
 
 
 def _only_names(text: str, names: _Names) -> bool:
-    """Whether only a name with capitals or digits is there, no word that asks: gates open for some such texts."""
+    """Whether no word but those of names with capitals or digits is left to say what is asked: gates open for some."""
     spans = [(start, stop) for start, stop in names.of(text) if _stands_out(text[start:stop])]
     words = [word for word in _WORD.finditer(text) if fold(word.group()) not in _EMPTY]
     return all(any(start <= word.start() and word.end() <= stop for start, stop in spans) for word in words)

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Part:
-    """One of several questions in a query: as it was routed, the group that answers it (None: none) and its score."""
+    """One of several questions in a query, as it was routed.
+
+    group_id: the group that answers it, None where none does. score: the gate's, float between 0 and 1.
+    """
 
     text: str
     group_id: int | None

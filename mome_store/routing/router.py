@@ -15,7 +15,7 @@ keys of several facts. With the best key k of the winner and the best key r of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mome_store.errors import SchemaError
-from mome_store.routing.apart import Compound, Joint, may_be_several, take_apart
+from mome_store.routing.apart import Joint, take_apart
 from mome_store.routing.encoder import QueryEncoder, SentenceEncoder, TokenEncoder
 from mome_store.routing.gate import Reading, StoredWordings, Surroundings, Wordings, features
 from mome_store.routing.hidden_states import HiddenStateEncoder
@@ -123,45 +123,54 @@ class Router:
     def route(self, queries: Sequence[str]) -> Route:
         """The route of a batch: for each query the winner's experts, or none where the gate stays shut.
 
-        A query that needs several facts gets the groups of all of its parts that a fact answers (`Route.parts`). A pool
-        (`pool` is not None) selects in its own way.
+        A query that needs several facts gets the groups of all of its parts that a fact answers (`Route.parts`).
+        A pool (`pool` is not None) selects in its own way.
         """
         if self.pool is not None:
             return self.pool.route(self.encoder.encode(queries))
+        decisions, parts = self._decided(queries)
         route = Route.shut(len(queries))
         expert_ids, weights, group_ids = list(route.expert_ids), list(route.weights), list(route.group_ids)
-        decisions = [Decision(*each) for each in self._decisions(queries)]
-        parts = self._parts(queries, decisions)
         for i, decision in enumerate(decisions):
-            route.scores[i], route.opened[i] = decision.score, decision.opened
-            if decision.opened:
+            found = [part for part in parts[i] if part.group_id is not None]
+            route.scores[i] = min((part.score for part in found), default=decision.score)
+            route.opened[i] = bool(found) or decision.opened
+            group_ids[i] = tuple(part.group_id for part in found if part.group_id is not None)
+            if decision.opened and not found:
                 group_ids[i] = (decision.group_id,)
-            if parts[i]:
-                known = [part for part in parts[i] if part.group_id is not None]
-                route.scores[i], route.opened[i] = min(part.score for part in known), True
-                group_ids[i] = tuple(part.group_id for part in known if part.group_id is not None)
             if group_ids[i]:
                 expert_ids[i] = np.concatenate([self._experts_of(group) for group in group_ids[i]])
                 weights[i] = np.ones(len(expert_ids[i]), np.float32)
         return Route(tuple(expert_ids), tuple(weights), tuple(group_ids), route.scores, route.opened, tuple(parts))
 
-    def _parts(self, queries: Sequence[str], decisions: Sequence[Decision]) -> list[tuple[Part, ...]]:
-        """Of each query the parts that it is taken apart into; none where it is left whole."""
-        parts: list[tuple[Part, ...]] = [()] * len(queries)
-        if not self._several or not isinstance(self.encoder, KeyEncoder):
-            return parts
-        places = [i for i, query in enumerate(queries) if may_be_several(query)]
-        compounds: dict[int, Compound] = {}
-        for i, reading in zip(places, self.encoder.read([queries[i] for i in places]), strict=True):
-            compound = take_apart(queries[i], reading.words)
-            if compound is not None:
-                compounds[i] = compound
+    def _decided(self, queries: Sequence[str]) -> tuple[list[Decision], list[tuple[Part, ...]]]:
+        """Of each query what the gate says of the whole, and the parts that it is taken apart into, none where it is
+        left whole.
+        """
+        nothing: list[tuple[Part, ...]] = [()] * len(queries)
+        if not isinstance(self.encoder, KeyEncoder):
+            return [self._decided_by_lead(candidates) for candidates in self.score(queries)], nothing
+        readings = self.encoder.read(queries)
+        decisions = self._compared(queries, readings, self.encoder)
+        return decisions, self._parts(queries, readings, decisions, self.encoder) if self._several else nothing
+
+    def _parts(
+        self,
+        queries: Sequence[str],
+        readings: Sequence[Reading],
+        decisions: Sequence[Decision],
+        encoder: KeyEncoder,
+    ) -> list[tuple[Part, ...]]:
+        """The parts of each query. Nothing is encoded where no query can be several."""
+        compounds = {
+            i: compound
+            for i, (query, reading) in enumerate(zip(queries, readings, strict=True))
+            if (compound := take_apart(query, reading.words)) is not None
+        }
         texts = list(dict.fromkeys(text for compound in compounds.values() for text in compound.texts()))
-        decided = dict(zip(texts, (Decision(*each) for each in self._decisions(texts)), strict=True))
-        judge = Judge(decided, partial(bar_of, self.encoder.router.gate, self._false_fire), self._stands_in)
-        for i, compound in compounds.items():
-            parts[i] = judge.parts(compound, decisions[i])
-        return parts
+        decided = dict(zip(texts, self._compared(texts, encoder.read(texts), encoder), strict=True)) if texts else {}
+        judge = Judge(decided, partial(bar_of, encoder.router.gate, self._false_fire), self._stands_in)
+        return [judge.parts(compounds[i], decision) if i in compounds else () for i, decision in enumerate(decisions)]
 
     def _stands_in(self, joint: Joint, group_id: int) -> bool:
         memory = self._snapshot.group(group_id).memory
@@ -173,34 +182,32 @@ class Router:
             return []
         return self._nearest(self._projected(self.encoder.encode(queries), queries), self.top_k)
 
-    def _decisions(self, queries: Sequence[str]) -> Iterator[tuple[int, float, bool]]:
-        """Of each query the group that wins, its score, and whether the gate opens for it."""
-        if isinstance(self.encoder, KeyEncoder):
-            readings = self.encoder.read(queries)
-            keys = self._projected(keys_of_readings(readings, self.encoder.dim), queries)
-            for reading, candidates in zip(readings, self._nearest(keys, self.top_k), strict=True):
-                yield self._compared(reading, candidates, self.encoder)
-        else:
-            for candidates in self.score(queries):
-                if candidates:
-                    best = candidates[0]
-                    opened = best.score >= self.threshold and self.lead(candidates) >= self.margin
-                    yield best.group_id, best.score, opened
-                else:
-                    yield _NOBODY
-
-    def _compared(
-        self, reading: Reading, candidates: Sequence[Candidate], encoder: KeyEncoder
-    ) -> tuple[int, float, bool]:
-        nearest = candidates[:_COMPARED]
-        if not nearest:
+    def _decided_by_lead(self, candidates: Sequence[Candidate]) -> Decision:
+        """Of an encoder alone: the best group, which must be near and clearly ahead."""
+        if not candidates:
             return _NOBODY
-        router = encoder.router
-        wordings = self._wordings_of([candidate.group_id for candidate in nearest], encoder)
-        likely = router.gate.probability(features(reading, wordings, self._around))
-        best = int(likely.argmax())
-        opened = bool(likely[best] >= self.threshold) and self.lead([nearest[best], *candidates]) >= self.margin
-        return nearest[best].group_id, float(likely[best]), opened
+        best = candidates[0]
+        opened = best.score >= self.threshold and self.lead(candidates) >= self.margin
+        return Decision(best.group_id, best.score, opened)
+
+    def _compared(self, texts: Sequence[str], readings: Sequence[Reading], encoder: KeyEncoder) -> list[Decision]:
+        """Of a trained router: the likeliest of the nearest groups. readings: of the texts."""
+        if not texts:
+            return []
+        found = []
+        keys = self._projected(keys_of_readings(readings, encoder.dim), texts)
+        for reading, candidates in zip(readings, self._nearest(keys, self.top_k), strict=True):
+            nearest = candidates[:_COMPARED]
+            if not nearest:
+                found.append(_NOBODY)
+                continue
+            wordings = self._wordings_of([candidate.group_id for candidate in nearest], encoder)
+            likely = encoder.router.gate.probability(features(reading, wordings, self._around))
+            best = int(likely.argmax())
+            ahead = self.lead([nearest[best], *candidates]) >= self.margin
+            opened = bool(likely[best] >= self.threshold) and ahead
+            found.append(Decision(nearest[best].group_id, float(likely[best]), opened))
+        return found
 
     def _wordings_of(self, group_ids: Sequence[int], encoder: KeyEncoder) -> list[Wordings]:
         new = [group_id for group_id in group_ids if group_id not in self._wordings]
@@ -281,7 +288,7 @@ class Router:
             self.margin = float(told.get("margin", DEFAULT_MARGIN))
 
 
-_NOBODY = (-1, -np.inf, False)
+_NOBODY = Decision(-1, -np.inf, False)
 """The decision where the store holds no key."""
 
 

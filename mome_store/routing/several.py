@@ -9,7 +9,8 @@ the store decides. A question is taken apart where
   the joint; or
 * one part does, and the question as a whole found nothing.
 
-Parts that find nothing are then said to be unknown, in place of making something up.
+Parts never lose what the whole has found: where the gate opens for the whole, its group is among theirs or the text is
+left whole. Parts that find nothing are said to be unknown, in place of making something up.
 
 Of the wordings of a part the gate's likeliest counts. Each of them may fire falsely, so each must meet the threshold of
 its share of what one query may (`bar_of`). A joint that stands in the winner's own wordings ("Baker and Sons", "When
@@ -115,9 +116,9 @@ def _groups(parts: Sequence[Part]) -> set[int]:
 
 
 def _enough(parts: Sequence[Part], certain: bool, whole: Decision) -> bool:
-    """Whether parts are better than the whole. What the whole has found is not given up for a single other fact."""
+    """Whether parts are better than the whole, whose own group they must have."""
     groups = _groups(parts)
-    return len(groups) > 1 or (certain and bool(groups) and (not whole.opened or whole.group_id in groups))
+    return len(groups) >= (1 if certain else 2) and (not whole.opened or whole.group_id in groups)
 
 
 def _each_group_once(parts: Sequence[Part]) -> tuple[Part, ...]:
