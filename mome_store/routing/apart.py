@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from mome_store.routing.names import EMPTY, LINKING, PRONOUNS, WORD, Names, stands_out
 from mome_store.routing.words import fold
 
 MOST_PARTS = 16
@@ -25,8 +26,6 @@ MOST_WORDINGS = 4
 _MOST_WORDS = 120  # of a question: a longer text is hardly one
 _SHORT = 8  # words: a question without a verb, as people type it
 _LONG = 12  # words: more than two relations of one thing differ in
-_LIKELY = 0.5  # how likely a word must be a name to be one
-_POSSIBLY = 0.15  # and one beside such a word
 
 _WH = r"(?:what|which|who|whom|whose|when|where|why|how)(?:['’]s)?"
 _PREPOSITION = r"(?:in|on|at|to|by|from|for|with|of|under)"
@@ -51,24 +50,6 @@ _JOINT = re.compile(rf"\s*,?\s+{_AND}\s+", re.IGNORECASE)
 _JOINT_OR_COMMA = re.compile(rf"\s*,?\s+{_AND}\s+|\s*[,;]\s+", re.IGNORECASE)
 _BARE_WH = re.compile(rf"(?:{_PREPOSITION}\s+)?{_WH}\b", re.IGNORECASE)
 _OF_BOTH = re.compile(r"\b(?:between|same|difference|compare|together|each\s+other|in\s+common)\b", re.IGNORECASE)
-_WORD = re.compile(r"\w+(?:['’]\w+|['’](?!\w))?")  # "Ada's" and "Jonas'" are one
-_POSSESSIVE = re.compile(r"['’]s?$")
-
-_SUBJECTS = frozenset(("she", "he", "they", "it"))
-_OBJECTS = frozenset(("her", "him", "them"))
-_POSSESSIVES = frozenset(("his", "their", "its"))
-_LINKING = frozenset(
-    _WORD.findall(
-        "a an the this that these those of in on at to for by from with near about is are was were be do does did has "
-        "have had can could would will shall also and or as what which who whom whose when where why how"
-    )
-)
-_EMPTY = _LINKING.union(
-    _WORD.findall("i me my we us our you your tell give show send name state list find look read say please kindly"),
-    _SUBJECTS,
-    _OBJECTS,
-    _POSSESSIVES,
-)
 
 
 @dataclass(frozen=True)
@@ -140,7 +121,7 @@ class _Sentence:
 
     @property
     def short(self) -> bool:
-        return len(_WORD.findall(self.text)) <= _SHORT
+        return len(WORD.findall(self.text)) <= _SHORT
 
 
 def take_apart(text: str, likely: Mapping[str, float]) -> Compound | None:
@@ -150,9 +131,9 @@ def take_apart(text: str, likely: Mapping[str, float]) -> Compound | None:
     """
     text = text.strip()
     joined = _JOINT_OR_COMMA.search(text) or _SENTENCE.search(text)
-    if not joined or len(_WORD.findall(text)) > _MOST_WORDS:
+    if not joined or len(WORD.findall(text)) > _MOST_WORDS:
         return None
-    names = _Names(likely)
+    names = Names(likely)
     pieces, joints = _clauses(text, names)
     clauses: list[Clause] = []
     named: str | None = None
@@ -165,96 +146,7 @@ def take_apart(text: str, likely: Mapping[str, float]) -> Compound | None:
     return Compound(tuple(clauses), joints)
 
 
-class _Names:
-    """Where names stand in a text."""
-
-    def __init__(self, likely: Mapping[str, float]) -> None:
-        self._likely = likely
-
-    def of(self, text: str) -> list[tuple[int, int]]:
-        """From where to where each name goes.
-
-        Words that the encoder takes for names, that have a digit, or a capital inside a sentence; the possible ones
-        beside these; and "in" or "of" between two that are written alike.
-        """
-        words = list(_WORD.finditer(text))
-        value = [self._value(word.group()) for word in words]
-        sure = [
-            likely >= _LIKELY
-            or (likely >= 0 and (any(c.isdigit() for c in word.group()) or _capital_inside(text, word)))
-            for word, likely in zip(words, value, strict=True)
-        ]
-        for places in (range(1, len(words)), range(len(words) - 2, -1, -1)):
-            for place in places:
-                sure[place] |= sure[place - places.step] and value[place] >= _POSSIBLY
-        found: list[tuple[int, int]] = []
-        for word in (word for word, named in zip(words, sure, strict=True) if named):
-            if found and _goes_on(text[slice(*found[-1])], text[found[-1][1] : word.start()], word.group()):
-                found[-1] = (found[-1][0], word.end())
-            else:
-                found.append(word.span())
-        return found
-
-    def chief(self, text: str) -> list[tuple[int, int]]:
-        """Of these the ones with capitals or digits, if any has."""
-        found = self.of(text)
-        return [span for span in found if _stands_out(text[slice(*span)])] or found
-
-    def surest(self, text: str) -> str | None:
-        """The name that a pronoun after this text stands for: the likeliest one, with capitals or digits if one has."""
-
-        def surety(name: str) -> tuple[bool, float]:
-            values = [self._likely.get(fold(word), 0.0) for word in re.findall(r"\w+", name)]
-            return _stands_out(name), sum(values) / len(values)
-
-        return max((_POSSESSIVE.sub("", text[slice(*span)]) for span in self.of(text)), key=surety, default=None)
-
-    def resolved(self, text: str, named: str | None) -> str:
-        """The text with the name in place of pronouns, up to where it names somebody itself."""
-        if named is None:
-            return text
-        own = min((start for start, _ in self.of(text)), default=len(text))
-
-        def name(match: re.Match[str]) -> str:
-            word = match.group().lower()
-            after = _WORD.match(text, match.end() + 1)
-            owns = word in _POSSESSIVES or (word == "her" and after is not None and fold(after.group()) not in _LINKING)
-            if match.start() > own or not (owns or word in _SUBJECTS | _OBJECTS):
-                return match.group()
-            return f"{named}'s" if owns else str(named)
-
-        return _WORD.sub(name, text)
-
-    def _value(self, word: str) -> float:
-        """How likely a word is of a name; below 0 where it can't be."""
-        plain = fold(_POSSESSIVE.sub("", word))
-        return -1.0 if plain in _EMPTY else max(self._likely.get(part, 0.0) for part in re.findall(r"\w+", plain))
-
-
-def _stands_out(name: str) -> bool:
-    """Whether capitals or digits tell where a name begins and ends."""
-    return name != name.lower() or any(c.isdigit() for c in name)
-
-
-def _capital_inside(text: str, word: re.Match[str]) -> bool:
-    """Whether a word has a capital that no sentence before it accounts for: the dot of an initial ends none."""
-    before = text[: word.start()].rstrip()
-    begins = not before or (before[-1] in ".?!:" and not re.search(r"\b\w\.$", before))
-    return word.group()[0].isupper() and not begins
-
-
-def _goes_on(name: str, gap: str, word: str) -> bool:
-    """Whether a word is of the same name as what is before the gap: "room Helsinki", "Airport in Tonopah"."""
-    between = _WORD.findall(gap)
-    if _POSSESSIVE.search(name) or re.search(r"[:;?!]\s", gap):
-        return False
-    if not between:
-        return True
-    alike = _WORD.findall(name)[-1][0].isupper() == word[0].isupper()
-    return alike and all(fold(each) in _LINKING for each in between)
-
-
-def _clauses(text: str, names: _Names) -> tuple[list[str], tuple[Joint, ...]]:
+def _clauses(text: str, names: Names) -> tuple[list[str], tuple[Joint, ...]]:
     """The whole questions in a text, with what is said before each, and the joints between them."""
     pieces: list[str] = []
     joints: list[Joint] = []
@@ -287,7 +179,7 @@ def _sentences(text: str) -> list[_Sentence]:
     return [*found, _Sentence(text[start:], joined, cut)]
 
 
-def _asks(sentence: _Sentence, after: _Sentence | None, names: _Names) -> bool:
+def _asks(sentence: _Sentence, after: _Sentence | None, names: Names) -> bool:
     """Whether a sentence is a question, and not what is said before one: "I forgot what it was called. Its name?"."""
     if not _ASKS.search(sentence.text):
         return False
@@ -296,30 +188,26 @@ def _asks(sentence: _Sentence, after: _Sentence | None, names: _Names) -> bool:
     return after.joined or bool(names.of(after.text))
 
 
-def _questions_in(sentence: str, names: _Names) -> list[str]:
+def _questions_in(sentence: str, names: Names) -> list[str]:
     """A sentence cut where one question ends and "and" with another follows."""
     pieces, start = [], 0
     for match in _CLAUSE.finditer(sentence):
         left, right = sentence[start : match.start()], sentence[match.end() :]
-        asks = _ASKS.search(left) or (len(_WORD.findall(left)) <= _SHORT and names.of(left))
-        told = any(fold(word) not in _EMPTY for word in _WORD.findall(left))
+        asks = _ASKS.search(left) or (len(WORD.findall(left)) <= _SHORT and names.of(left))
+        told = any(fold(word) not in EMPTY for word in WORD.findall(left))
         if asks and told and _says_something(right) and not _goes_without_saying(right, names):
             pieces.append(left)
             start = match.end()
     return [*pieces, sentence[start:]]
 
 
-def _goes_without_saying(text: str, names: _Names) -> bool:
+def _goes_without_saying(text: str, names: Names) -> bool:
     """Whether a question leaves to the one before it what it asks about: "and where?", "and in which town?"."""
-    words = [fold(word) for word in _WORD.findall(text)]
-    return (
-        len(words) <= 4
-        and not names.of(text)
-        and not any(word in _SUBJECTS | _OBJECTS | _POSSESSIVES for word in words)
-    )
+    words = [fold(word) for word in WORD.findall(text)]
+    return len(words) <= 4 and not names.of(text) and not any(word in PRONOUNS for word in words)
 
 
-def _splits(text: str, names: _Names) -> Iterator[Split]:
+def _splits(text: str, names: Names) -> Iterator[Split]:
     """The ways in which one clause may ask for several things."""
     if _COMMA_CLAUSE.search(text):
         return  # it tells more than it asks
@@ -341,25 +229,25 @@ def _splits(text: str, names: _Names) -> Iterator[Split]:
         if not all(_says_something(piece) for piece in pieces[1:]):
             continue
         named = _named_throughout(pieces, names)
-        if _OF_BOTH.search(text) if named else any(len(_WORD.findall(piece)) > _LONG for piece in pieces[1:]):
+        if _OF_BOTH.search(text) if named else any(len(WORD.findall(piece)) > _LONG for piece in pieces[1:]):
             continue
         parts = tuple(_wordings(pieces, place, named, names) for place in range(len(pieces)))
         if all(parts):
             yield Split(parts, tuple(_joint(*pair) for pair in pairwise(pieces)), certain=named)
 
 
-def _named_throughout(pieces: Sequence[str], names: _Names) -> bool:
+def _named_throughout(pieces: Sequence[str], names: Names) -> bool:
     """Whether each joint has a name on its left, and on its right one but for words like "of the"."""
     for left, right in pairwise(pieces):
         before, after = names.of(left), names.of(right)
-        if not before or not after or _WORD.search(left, before[-1][1]):
+        if not before or not after or WORD.search(left, before[-1][1]):
             return False
-        if any(fold(word.group()) not in _LINKING for word in _WORD.finditer(right, 0, after[0][0])):
+        if any(fold(word.group()) not in LINKING for word in WORD.finditer(right, 0, after[0][0])):
             return False
     return True
 
 
-def _wordings(pieces: Sequence[str], place: int, named: bool, names: _Names) -> tuple[str, ...]:
+def _wordings(pieces: Sequence[str], place: int, named: bool, names: Names) -> tuple[str, ...]:
     """One part as a question of its own: its piece, with more or fewer of the words that all parts share.
 
     named: there are names at all joints; then what is before and after them is shared.
@@ -376,7 +264,7 @@ def _wordings(pieces: Sequence[str], place: int, named: bool, names: _Names) -> 
             found.append(resolved)
         elif _BARE_WH.match(piece) and not names.of(piece):
             # "When was Ada born, and where?": the first part goes on
-            words = list(_WORD.finditer(first))[:4]
+            words = list(WORD.finditer(first))[:4]
             found += [f"{piece.rstrip('?. ')} {first[word.end() :].strip()}" for word in words]
         piece = resolved
     order = sorted((i + j, i, j) for i in range(len(heads)) for j in range(len(tails)))
@@ -393,29 +281,29 @@ def _joined(head: str, piece: str, tail: str) -> str:
     return " ".join([*words, *after, *tail.split()])
 
 
-def _heads(first: str, named: bool, names: _Names) -> list[str]:
+def _heads(first: str, named: bool, names: Names) -> list[str]:
     """Beginnings of the first piece that the other parts may share, the likeliest first."""
     if named:
         return [first[: names.of(first)[-1][0]].strip()]
     spans = names.chief(first)
-    linking = [word.end() for word in _WORD.finditer(first) if fold(word.group()) in _EMPTY]
+    linking = [word.end() for word in WORD.finditer(first) if fold(word.group()) in EMPTY]
     if not spans:
         likeliest = max(linking, default=0)
-    elif _WORD.search(first, spans[-1][1]):
+    elif WORD.search(first, spans[-1][1]):
         likeliest = spans[-1][1]
     else:
         likeliest = spans[-1][0]
     if first[likeliest : likeliest + 1] == ":":
         likeliest += 1
     others = [0, *reversed(linking)]
-    if spans and not _stands_out(first[slice(*spans[-1])]):
-        others = [word.end() for word in reversed(list(_WORD.finditer(first))[:-1])]  # where the name ends is uncertain
+    if spans and not stands_out(first[slice(*spans[-1])]):
+        others = [word.end() for word in reversed(list(WORD.finditer(first))[:-1])]  # where the name ends is uncertain
     return [first[:end].strip() for end in dict.fromkeys((likeliest, *others))]
 
 
-def _tails(last: str, named: bool, names: _Names) -> list[str]:
+def _tails(last: str, named: bool, names: Names) -> list[str]:
     """Ends of the last piece that the other parts may share, the likeliest first."""
-    words = list(_WORD.finditer(last))
+    words = list(WORD.finditer(last))
     spans = names.of(last) if named else names.chief(last)
     starts = [len(last)]
     if named:
@@ -425,25 +313,25 @@ def _tails(last: str, named: bool, names: _Names) -> list[str]:
     elif spans:
         start = spans[0][0]
         before = [word for word in words if word.end() <= start]
-        while before and fold(before[-1].group()) in _LINKING:
+        while before and fold(before[-1].group()) in LINKING:
             start = before.pop().start()
         starts.insert(0, start)
-    if spans and not _stands_out(last[slice(*spans[0])]):
+    if spans and not stands_out(last[slice(*spans[0])]):
         starts += [word.start() for word in reversed(words[1:]) if word.end() <= spans[0][1]]
     tails = (last[start:].strip() for start in starts)
-    return list(dict.fromkeys(tail if _WORD.search(tail) else "" for tail in tails))
+    return list(dict.fromkeys(tail if WORD.search(tail) else "" for tail in tails))
 
 
 def _says_something(text: str) -> bool:
     """Whether a word names or asks for a thing: none in "tell me" does, "where" does."""
-    words = (fold(word) for word in _WORD.findall(text))
-    return bool(_BARE_WH.match(text)) or any(word not in _EMPTY for word in words)
+    words = (fold(word) for word in WORD.findall(text))
+    return bool(_BARE_WH.match(text)) or any(word not in EMPTY for word in words)
 
 
-def _only_names(text: str, names: _Names) -> bool:
+def _only_names(text: str, names: Names) -> bool:
     """Whether no word but those of names with capitals or digits is left to say what is asked: gates open for some."""
-    spans = [(start, stop) for start, stop in names.of(text) if _stands_out(text[start:stop])]
-    words = [word for word in _WORD.finditer(text) if fold(word.group()) not in _EMPTY]
+    spans = [(start, stop) for start, stop in names.of(text) if stands_out(text[start:stop])]
+    words = [word for word in WORD.finditer(text) if fold(word.group()) not in EMPTY]
     return all(any(start <= word.start() and word.end() <= stop for start, stop in spans) for word in words)
 
 

@@ -10,7 +10,9 @@ the store decides. A question is taken apart where
 * one part does, and the question as a whole found nothing.
 
 Parts never lose what the whole has found: where the gate opens for the whole, its group is among theirs or the text is
-left whole. Parts that find nothing are said to be unknown, in place of making something up.
+left whole. Only whole questions that find two facts count for more: seen at once, two questions may look like a third,
+with what is asked of the one and the name of the other. Parts that find nothing are said to be unknown, in place of
+making something up.
 
 Of the wordings of a part the gate's likeliest counts. Each of them may fire falsely, so each must meet the threshold of
 its share of what one query may (`bar_of`). A joint that stands in the winner's own wordings ("Baker and Sons", "When
@@ -61,7 +63,7 @@ class Judge:
             parts += self._parts_of_clause(clause, own) or self._found([(clause.text,)])
         once = _each_group_once(parts)
         certain = all(clause.asks or self.decisions[clause.text].opened for clause in compound.clauses)
-        return once if _enough(once, certain, whole) else ()
+        return once if len(_groups(once)) > 1 or _enough(once, certain, whole) else ()
 
     def _parts_of_clause(self, clause: Clause, own: Decision) -> tuple[Part, ...]:
         """Those of the split that finds most."""

@@ -111,6 +111,11 @@ def test_whole_questions_are_each_answered_or_unknown() -> None:
     assert clauses(SHUT, SHUT) == []
 
 
+def test_two_whole_questions_with_two_facts_are_taken_whatever_they_look_like_together() -> None:
+    assert clauses(found(1), found(2), whole=found(3)) == [1, 2]
+    assert clauses(found(1), SHUT, whole=found(3)) == []
+
+
 def test_clauses_without_a_question_need_facts_to_be_several() -> None:
     texts = ("ada phone", "bo phone")
     assert clauses(found(1), found(2), texts=texts) == [1, 2]
