@@ -70,11 +70,13 @@ class Split:
     """A clause as several questions: each part in several wordings, the plainest first.
 
     certain: there are names at all joints, so that several things are asked for, whatever the store holds.
+    listed: the last joint is an "and". Commas alone need not be those of a list: "the airport in Osorno, Chile".
     """
 
     parts: tuple[tuple[str, ...], ...]
     joints: tuple[Joint, ...]
     certain: bool
+    listed: bool
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,8 @@ def _splits(text: str, names: Names) -> Iterator[Split]:
             continue
         parts = tuple(_wordings(pieces, place, named, names) for place in range(len(pieces)))
         if all(parts):
-            yield Split(parts, tuple(_joint(*pair) for pair in pairwise(pieces)), certain=named)
+            listed = _JOINT.fullmatch(joints[-1].group()) is not None
+            yield Split(parts, tuple(_joint(*pair) for pair in pairwise(pieces)), named and listed, listed)
 
 
 def _named_throughout(pieces: Sequence[str], names: Names) -> bool:

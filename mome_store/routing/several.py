@@ -9,6 +9,9 @@ the store decides. A question is taken apart where
   the joint; or
 * one part does, and the question as a whole found nothing.
 
+Of parts with nothing but commas between them only two facts count: "the airport in Osorno, Chile" is one thing, but its
+country alone may open the gate for another airport.
+
 Parts never lose what the whole has found: where the gate opens for the whole, its group is among theirs or the text is
 left whole. Only whole questions that find two facts count for more: seen at once, two questions may look like a third,
 with what is asked of the one and the name of the other. Parts that find nothing are said to be unknown, in place of
@@ -84,7 +87,7 @@ class Judge:
         for split in clause.splits:
             if not _belong(split.joints, own, self.stands_in):
                 parts = self._found(split.parts)
-                certain = split.certain or (clause.asks_at_once and not own.opened)
+                certain = split.certain or (split.listed and clause.asks_at_once and not own.opened)
                 if _enough(parts, certain, own) and len(_groups(parts)) > len(_groups(best)):
                     best = parts
         return best

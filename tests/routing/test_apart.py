@@ -122,6 +122,22 @@ def test_parts_share_the_words_that_the_text_says_once(text: str, parts: list[st
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "listed"),
+    [
+        ("What are the codes of Arak and Oslo?", {True}),
+        ("What are the codes of Arak, Oslo and Lima?", {True}),
+        ("What is the code of Arak Airport, Oslo?", {False}),
+        ("What is the code of the airport in Arak, Oslo, Lima?", {False}),
+        ("What is the code of Arak, Oslo & of Lima, Bo?", {True, False}),
+    ],
+)
+def test_commas_alone_are_no_list_and_never_certain(text: str, listed: set[bool]) -> None:
+    splits = apart(text).clauses[0].splits
+    assert {split.listed for split in splits} == listed
+    assert not any(split.certain for split in splits if not split.listed)
+
+
 def test_a_joint_is_found_in_a_wording_by_the_words_at_its_sides() -> None:
     [split] = apart("What is the fax number of Baker and Sons?").clauses[0].splits
     assert split.joints == (Joint("baker", "sons"),)

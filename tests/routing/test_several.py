@@ -29,6 +29,7 @@ def judged(
     text: str = "What is it?",
     bar: float = 0.5,
     own_joint: int | None = None,
+    listed: bool = True,
 ) -> list[tuple[str, int | None]]:
     """Of a question of one clause: the parts as (wording, group). parts: the decisions on the wordings of each, which
     are called "1a", "1b", "2a" and so on. own_joint: the group in whose wordings the joint stands.
@@ -37,7 +38,7 @@ def judged(
     decisions = {
         name: own for names, each in zip(named, parts, strict=True) for name, own in zip(names, each, strict=True)
     }
-    clause = Clause(text, (Split(tuple(map(tuple, named)), (JOINT,), certain),))
+    clause = Clause(text, (Split(tuple(map(tuple, named)), (JOINT,), certain, listed),))
     judge = Judge(decisions | {text: whole}, lambda tries: bar, lambda joint, group: group == own_joint)
     compound = unsettled(Compound((clause,), ()), whole, judge.stands_in)
     return [(part.text, part.group_id) for part in judge.parts(compound, whole)] if compound else []
@@ -64,6 +65,11 @@ def test_one_part_is_taken_where_the_whole_found_nothing_and_begins_as_a_questio
     assert judged(SHUT, [SHUT], [found(2)], text="He and she have it") == []
 
 
+def test_parts_between_commas_are_taken_for_two_facts_and_not_for_one() -> None:
+    assert judged(SHUT, [SHUT], [found(2)], listed=False) == []
+    assert judged(SHUT, [found(1)], [found(2)], listed=False) == [("1a", 1), ("2a", 2)]
+
+
 def test_parts_that_all_find_nothing_are_not_taken() -> None:
     assert judged(SHUT, [SHUT], [SHUT], certain=True) == []
 
@@ -88,8 +94,8 @@ def test_two_parts_of_one_fact_take_another_or_are_one() -> None:
 
 
 def test_the_split_that_finds_most_is_taken() -> None:
-    first = Split((("1",), ("2 and 3",)), (JOINT,), True)
-    second = Split((("1",), ("2",), ("3",)), (JOINT, JOINT), True)
+    first = Split((("1",), ("2 and 3",)), (JOINT,), True, True)
+    second = Split((("1",), ("2",), ("3",)), (JOINT, JOINT), True, True)
     decisions = {"What?": SHUT, "1": found(1), "2 and 3": found(2), "2": found(2), "3": found(3)}
     judge = Judge(decisions, lambda tries: 0.5, lambda joint, group: False)
     parts = judge.parts(Compound((Clause("What?", (first, second)),), ()), SHUT)
@@ -197,6 +203,8 @@ def facts_of(route: Route) -> list[list[str]]:
         ("What is the phone number of Bo Chen? And what is the phone number of Dan Ek?", [1], 1),
         ("What is the phone number of Dan Ek? What is the phone number of Bo Chen?", [1], 1),
         ("What is the phone number of Dan Ek? What is the phone number of Eva Falk?", [], 0),
+        ("What is the phone number of Dan Ek, Bo Chen?", [], 0),
+        ("Who supplies part 06-183-43, 06-183-42?", [5, 4], 0),
     ],
 )
 def test_a_question_for_several_facts_gets_just_these_in_order(
