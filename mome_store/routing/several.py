@@ -6,8 +6,8 @@ the store decides. A question is taken apart where
 
 * two parts open the gate for two different facts; or
 * one part does, and the words alone say that several things are asked for: whole questions, or names at both sides of
-  the joint; or
-* one part does, and the question as a whole found nothing.
+  the joints of a list; or
+* one part does, and the question as a whole, with an "and" in it, found nothing.
 
 Parts never lose what the whole has found: where the gate opens for the whole, its group is among theirs or the text is
 left whole. Only whole questions that find two facts count for more: seen at once, two questions may look like a third,
@@ -84,7 +84,7 @@ class Judge:
         for split in clause.splits:
             if not _belong(split.joints, own, self.stands_in):
                 parts = self._found(split.parts)
-                certain = split.certain or (clause.asks_at_once and not own.opened)
+                certain = split.certain or (split.listed and clause.asks_at_once and not own.opened)
                 if _enough(parts, certain, own) and len(_groups(parts)) > len(_groups(best)):
                     best = parts
         return best

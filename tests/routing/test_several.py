@@ -29,6 +29,7 @@ def judged(
     text: str = "What is it?",
     bar: float = 0.5,
     own_joint: int | None = None,
+    listed: bool = True,
 ) -> list[tuple[str, int | None]]:
     """Of a question of one clause: the parts as (wording, group). parts: the decisions on the wordings of each, which
     are called "1a", "1b", "2a" and so on. own_joint: the group in whose wordings the joint stands.
@@ -37,7 +38,7 @@ def judged(
     decisions = {
         name: own for names, each in zip(named, parts, strict=True) for name, own in zip(names, each, strict=True)
     }
-    clause = Clause(text, (Split(tuple(map(tuple, named)), (JOINT,), certain),))
+    clause = Clause(text, (Split(tuple(map(tuple, named)), (JOINT,), certain, listed),))
     judge = Judge(decisions | {text: whole}, lambda tries: bar, lambda joint, group: group == own_joint)
     compound = unsettled(Compound((clause,), ()), whole, judge.stands_in)
     return [(part.text, part.group_id) for part in judge.parts(compound, whole)] if compound else []
@@ -64,6 +65,11 @@ def test_one_part_is_taken_where_the_whole_found_nothing_and_begins_as_a_questio
     assert judged(SHUT, [SHUT], [found(2)], text="He and she have it") == []
 
 
+def test_parts_between_commas_alone_need_two_facts() -> None:
+    assert judged(SHUT, [SHUT], [found(2)], listed=False) == []
+    assert judged(SHUT, [found(1)], [found(2)], listed=False) == [("1a", 1), ("2a", 2)]
+
+
 def test_parts_that_all_find_nothing_are_not_taken() -> None:
     assert judged(SHUT, [SHUT], [SHUT], certain=True) == []
 
@@ -87,12 +93,15 @@ def test_two_parts_of_one_fact_take_another_or_are_one() -> None:
     assert judged(SHUT, [found(1, 0.8)], [found(1, 0.9)], certain=True) == [("2a", 1)]
 
 
-def test_the_split_that_finds_most_is_taken() -> None:
-    first = Split((("1",), ("2 and 3",)), (JOINT,), True)
-    second = Split((("1",), ("2",), ("3",)), (JOINT, JOINT), True)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_split_that_finds_most_is_taken(order: tuple[int, int]) -> None:
+    splits = (
+        Split((("1",), ("2 and 3",)), (JOINT,), certain=True, listed=True),
+        Split((("1",), ("2",), ("3",)), (JOINT, JOINT), certain=True, listed=True),
+    )
     decisions = {"What?": SHUT, "1": found(1), "2 and 3": found(2), "2": found(2), "3": found(3)}
     judge = Judge(decisions, lambda tries: 0.5, lambda joint, group: False)
-    parts = judge.parts(Compound((Clause("What?", (first, second)),), ()), SHUT)
+    parts = judge.parts(Compound((Clause("What?", tuple(splits[i] for i in order)),), ()), SHUT)
     assert [part.group_id for part in parts] == [1, 2, 3]
 
 
@@ -127,8 +136,13 @@ def test_a_stored_question_of_two_clauses_is_one() -> None:
     assert clauses(found(1), found(2), whole=found(7)) == []
 
 
-def test_the_same_question_twice_is_answered_once() -> None:
-    assert clauses(found(1, 0.8), found(1, 0.9)) == [1]
+@pytest.mark.parametrize("scores", [(0.8, 0.9), (0.9, 0.8)])
+def test_the_same_question_twice_is_answered_once_as_the_likelier(scores: tuple[float, float]) -> None:
+    texts = ("What is A?", "What is A's?")
+    decisions = {text: found(1, score) for text, score in zip(texts, scores, strict=True)}
+    judge = Judge(decisions, lambda tries: 0.5, lambda joint, group: False)
+    [part] = judge.parts(Compound(tuple(Clause(text, ()) for text in texts), (JOINT,)), SHUT)
+    assert (part.group_id, part.score) == (1, 0.9)
 
 
 def test_more_wordings_need_a_higher_score_up_to_what_the_calibration_knows() -> None:
