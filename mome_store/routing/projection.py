@@ -38,12 +38,16 @@ class Projection(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def start_relations(self, unnamed: torch.Tensor) -> None:
-        """Lets the relation block begin as the main directions of embeddings [n, dim]: as what the encoder knows."""
+        """Lets the relation block begin as the main directions of embeddings [n, dim]: as what the encoder knows.
+
+        Where there are fewer directions than it is wide, the others begin at 0.
+        """
         middle = unnamed.mean(dim=0)
-        directions = torch.pca_lowrank(unnamed - middle, q=self.width, center=False, niter=4)[2].T
+        count = min(self.width, *unnamed.shape)
+        directions = torch.pca_lowrank(unnamed - middle, q=count, center=False, niter=4)[2].T
         with torch.no_grad():
-            self.relation.weight.copy_(directions)
-            self.relation.bias.copy_(-directions @ middle)
+            self.relation.weight.zero_()[:count] = directions
+            self.relation.bias.zero_()[:count] = -directions @ middle
 
     def tags(self, states: torch.Tensor) -> torch.Tensor:
         """Logits [n, t]: how likely each token names the entity, by itself and its two neighbours. Padding is 0."""
