@@ -69,8 +69,8 @@ class Joint:
 class Split:
     """A clause as several questions: each part in several wordings, the plainest first.
 
-    certain: there are names at all joints, so that several things are asked for, whatever the store holds.
-    listed: the last joint is an "and". Commas alone need not be those of a list: "the airport in Osorno, Chile".
+    certain: it is a list with names at all joints, so that several things are asked for, whatever the store holds.
+    listed: the last joint is an "and". Without one it may be no list at all: "Arak Airport, Arak, Iran" is one place.
     """
 
     parts: tuple[tuple[str, ...], ...]
@@ -236,7 +236,9 @@ def _splits(text: str, names: Names) -> Iterator[Split]:
         parts = tuple(_wordings(pieces, place, named, names) for place in range(len(pieces)))
         if all(parts):
             listed = _JOINT.fullmatch(joints[-1].group()) is not None
-            yield Split(parts, tuple(_joint(*pair) for pair in pairwise(pieces)), named and listed, listed)
+            yield Split(
+                parts, tuple(_joint(*pair) for pair in pairwise(pieces)), certain=named and listed, listed=listed
+            )
 
 
 def _named_throughout(pieces: Sequence[str], names: Names) -> bool:

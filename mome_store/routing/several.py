@@ -6,8 +6,8 @@ the store decides. A question is taken apart where
 
 * two parts open the gate for two different facts; or
 * one part does, and the words alone say that several things are asked for: whole questions, or names at both sides of
-  the joint; or
-* one part does, and the question as a whole found nothing.
+  the joints of a list; or
+* one part does, and the question as a whole, with an "and" in it, found nothing.
 
 Of parts with nothing but commas between them only two facts count: "the airport in Osorno, Chile" is one thing, but its
 country alone may open the gate for another airport.

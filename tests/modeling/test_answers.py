@@ -87,6 +87,12 @@ def test_an_answer_has_a_line_for_each_part_in_its_order() -> None:
     )
 
 
+def test_the_memory_of_an_answer_is_the_first_that_was_found() -> None:
+    answer = answer_of(route_of((2,), parts=(PARTS[1:],)), ["B2"], SNAPSHOT)  # type: ignore[arg-type]
+    assert answer.memory is BO
+    assert [part.text for part in answer.parts] == [None, "B2"]
+
+
 def test_the_answer_to_one_question_is_what_was_said() -> None:
     known = answer_of(route_of((2,)), ["B2"], SNAPSHOT)  # type: ignore[arg-type]
     unknown = answer_of(route_of(()), ["Paris"], SNAPSHOT)  # type: ignore[arg-type]

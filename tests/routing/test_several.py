@@ -65,7 +65,7 @@ def test_one_part_is_taken_where_the_whole_found_nothing_and_begins_as_a_questio
     assert judged(SHUT, [SHUT], [found(2)], text="He and she have it") == []
 
 
-def test_parts_between_commas_are_taken_for_two_facts_and_not_for_one() -> None:
+def test_parts_between_commas_alone_need_two_facts() -> None:
     assert judged(SHUT, [SHUT], [found(2)], listed=False) == []
     assert judged(SHUT, [found(1)], [found(2)], listed=False) == [("1a", 1), ("2a", 2)]
 
@@ -93,12 +93,15 @@ def test_two_parts_of_one_fact_take_another_or_are_one() -> None:
     assert judged(SHUT, [found(1, 0.8)], [found(1, 0.9)], certain=True) == [("2a", 1)]
 
 
-def test_the_split_that_finds_most_is_taken() -> None:
-    first = Split((("1",), ("2 and 3",)), (JOINT,), True, True)
-    second = Split((("1",), ("2",), ("3",)), (JOINT, JOINT), True, True)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_split_that_finds_most_is_taken(order: tuple[int, int]) -> None:
+    splits = (
+        Split((("1",), ("2 and 3",)), (JOINT,), certain=True, listed=True),
+        Split((("1",), ("2",), ("3",)), (JOINT, JOINT), certain=True, listed=True),
+    )
     decisions = {"What?": SHUT, "1": found(1), "2 and 3": found(2), "2": found(2), "3": found(3)}
     judge = Judge(decisions, lambda tries: 0.5, lambda joint, group: False)
-    parts = judge.parts(Compound((Clause("What?", (first, second)),), ()), SHUT)
+    parts = judge.parts(Compound((Clause("What?", tuple(splits[i] for i in order)),), ()), SHUT)
     assert [part.group_id for part in parts] == [1, 2, 3]
 
 
@@ -133,8 +136,13 @@ def test_a_stored_question_of_two_clauses_is_one() -> None:
     assert clauses(found(1), found(2), whole=found(7)) == []
 
 
-def test_the_same_question_twice_is_answered_once() -> None:
-    assert clauses(found(1, 0.8), found(1, 0.9)) == [1]
+@pytest.mark.parametrize("scores", [(0.8, 0.9), (0.9, 0.8)])
+def test_the_same_question_twice_is_answered_once_as_the_likelier(scores: tuple[float, float]) -> None:
+    texts = ("What is A?", "What is A's?")
+    decisions = {text: found(1, score) for text, score in zip(texts, scores, strict=True)}
+    judge = Judge(decisions, lambda tries: 0.5, lambda joint, group: False)
+    [part] = judge.parts(Compound(tuple(Clause(text, ()) for text in texts), (JOINT,)), SHUT)
+    assert (part.group_id, part.score) == (1, 0.9)
 
 
 def test_more_wordings_need_a_higher_score_up_to_what_the_calibration_knows() -> None:
