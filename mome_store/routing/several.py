@@ -9,9 +9,6 @@ the store decides. A question is taken apart where
   the joints of a list; or
 * one part does, and the question as a whole, with an "and" in it, found nothing.
 
-Of parts with nothing but commas between them only two facts count: "the airport in Osorno, Chile" is one thing, but its
-country alone may open the gate for another airport.
-
 Parts never lose what the whole has found: where the gate opens for the whole, its group is among theirs or the text is
 left whole. Only whole questions that find two facts count for more: seen at once, two questions may look like a third,
 with what is asked of the one and the name of the other. Parts that find nothing are said to be unknown, in place of
