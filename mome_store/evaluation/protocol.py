@@ -2,11 +2,13 @@
 
 1. Insert the facts in batches. After the first tenth ask about it; after each batch look which routes were stolen.
 2. Settle (joint training happens here). Ask: trained and held-out wordings, twins, the right and a wrong fact given,
-   questions that no fact answers, the first tenth again, plain text, the time that a query takes.
+   questions that no fact answers, the first tenth again, plain text, the time that a query takes. What was routed is
+   the gate's risk-coverage curve as well (risk.py).
 3. Update a twentieth of the facts and ask for old and new answers.
 4. Forget another twentieth and compare what is said with the base model.
 
 Everything is greedy and runs free to the end token. An answer is right when it is the stored string and nothing else.
+No question is asked twice while a system is as it was: the reply would be the same.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ from mome_store.evaluation.people import PersonFact, Question, Strangers
 from mome_store.evaluation.plain_text import paragraphs
 from mome_store.evaluation.questions import Asked, choose_questions
 from mome_store.evaluation.relations import STYLES
+from mome_store.evaluation.remembered_readings import remembering
 from mome_store.evaluation.results import Failure, Metric, SystemResult
-from mome_store.evaluation.systems import Reply, System, Use, Workbench
+from mome_store.evaluation.risk import Decision, RiskCurve
+from mome_store.evaluation.systems import MAIN, Reply, System, Use, Workbench
 from mome_store.evaluation.systems.base import text_loss
 from mome_store.evaluation.systems.frozen import FrozenBase
 
@@ -31,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Base:
-    """What the base model alone says, scores and takes, asked before a system changes it; kept for all systems."""
+    """What the base model alone says, scores and takes, asked while no system changes it; kept for all systems."""
 
     def __init__(self, bench: Workbench, tokens: int) -> None:
         self._system = FrozenBase(bench, 0)
@@ -87,21 +91,19 @@ def run_system(
 ) -> SystemResult:
     """All metrics of one system. `data` already has the number of facts that the system is to be given."""
     settings = bench.settings
-    generated = settings.slow_questions if kind.slow else settings.questions
+    generated = settings.questions if kind.name in MAIN else settings.other_questions
+    generated = settings.slow_questions if kind.slow else generated
     routed = settings.routed_questions if kind.has_gate and not kind.trained else generated
     asked = choose_questions(data, generated, routed)
     tokens = longest_answer(bench, data) + kind.room
     on_progress("base model", 0, len(asked.deleted))
     base.together([question.text for question in asked.deleted], tokens)
-    if not kind.has_gate:
-        texts = [text for texts in asked.without_answer.values() for text in texts]
-        base.ask(texts, lambda done, total: on_progress("base model", done, total))
     base_loss = base.loss
     speed_questions = [question.text for question in asked.seen[: settings.speed_questions]]
     base_speed = base.milliseconds(speed_questions, settings.speed_tokens)
     system = kind(bench, len(data.facts))
     try:
-        run = _Run(system, data, asked, base, tokens, on_progress)
+        run = _Run(system, bench, data, asked, base, tokens, on_progress)
         run.insert()
         run.ask_about_facts()
         run.ask_what_no_fact_answers()
@@ -112,22 +114,37 @@ def run_system(
         run.forget()
     finally:
         system.close()
-    return SystemResult(kind.name, kind.title, data.seed, len(data.facts), run.metrics, tuple(run.failures), notes)
+    run.count_false_fires()
+    return SystemResult(
+        kind.name, kind.title, data.seed, len(data.facts), run.metrics, tuple(run.failures), notes, run.curve()
+    )
 
 
 class _Run:
     """The phases of one system, and what they found."""
 
     def __init__(
-        self, system: System, data: Strangers, asked: Asked, base: Base, tokens: int, on_progress: Progress
+        self,
+        system: System,
+        bench: Workbench,
+        data: Strangers,
+        asked: Asked,
+        base: Base,
+        tokens: int,
+        on_progress: Progress,
     ) -> None:
         self._system = system
+        self._bench = bench
         self._data = data
         self._asked = asked
         self._base = base
         self._tokens = tokens
         self._on_progress = on_progress
         self._picks = system.has_gate or system.has_routes
+        # What was said since the system last changed, by question and id of the fact that was given.
+        self._said: dict[tuple[str, str | None], Reply] = {}
+        self._unanswerable: dict[str, list[tuple[str, list[str]]]] = {}  # by kind: the text, the stored answers said
+        self._decisions: dict[str, list[Decision]] = {}  # by kind of question
         self.metrics: dict[str, Metric] = {"facts": float(len(data.facts))}
         self.failures: list[Failure] = []
 
@@ -137,12 +154,13 @@ class _Run:
         inserted: set[str] = set()
         before: Share | None = None
         # A stolen route shows in any wording: those of the routed samples stand for all.
-        watched = [*self._asked.routed_seen, *self._asked.routed_heldout] if self._picks else []
-        steals = _Steals(system, watched)
+        most = self._bench.settings.watched_questions
+        watched = [*self._asked.routed_seen[:most], *self._asked.routed_heldout[:most]] if self._picks else []
+        steals = _Steals(self._uses, watched)
         for batch in data.batches():
             self._tell("inserting", len(inserted), len(data.facts))
             begin = time.monotonic()
-            system.insert(batch)
+            self._change(system.insert, batch)
             seconds += time.monotonic() - begin
             inserted |= {fact.id for fact in batch}
             if self._picks:
@@ -151,6 +169,7 @@ class _Run:
                 before = self._exact(self._asked.first, "retention_before")
         self._tell("settling", len(inserted), len(data.facts))
         begin = time.monotonic()
+        self._said.clear()
         system.settle()
         seconds += time.monotonic() - begin
         after = self._exact(self._asked.first, "retention_after")
@@ -186,7 +205,7 @@ class _Run:
             ("twins", asked.routed_twins),
         ):
             self._tell(f"routing, {name}", 0, len(questions))
-            metrics[f"right_route_{name}"] = self._right_route(questions) if self._picks else None
+            metrics[f"right_route_{name}"] = self._right_route(name, questions) if self._picks else None
         metrics |= {"oracle_exact_match": None, "wrong_fact_right_answer": None, "wrong_fact_its_own_answer": None}
         if self._system.has_routes:
             self._tell("asking, facts given", 0, len(asked.heldout))
@@ -203,33 +222,47 @@ class _Run:
             )
 
     def ask_what_no_fact_answers(self) -> None:
-        """A false fire is an open gate where there is one, else a reply that holds a stored answer.
+        """A false fire of a gate is that it opens; those of other systems are counted by `count_false_fires`."""
+        answers = {fact.answer for fact in self._data.facts}
+        for name, texts in self._asked.without_answer.items():
+            self._tell(f"asking, {name.replace('_', ' ')}", 0, len(texts))
+            if not self._system.has_gate:
+                said = self._system.answer(texts, self._tokens)
+                self._unanswerable[name] = [
+                    (text, held_answers(reply.text, answers, apart_from=(text,)))
+                    for text, reply in zip(texts, said, strict=True)
+                ]
+                continue
+            uses = self._uses(texts)
+            self.metrics[f"false_fire_{name}"] = _share(use.opened for use in uses)
+            self.failures += [
+                Failure(f"false_fire_{name}", text, None, None, "gate", use.facts)
+                for text, use in zip(texts, uses, strict=True)
+                if use.opened
+            ]
+            if self._system.has_scores:
+                self._decisions[name] = [Decision(_score(use), False, use.opened) for use in uses]
+
+    def count_false_fires(self) -> None:
+        """After the system is closed: its replies that hold a stored answer, but for what the base model says as well.
 
         An answer counts as held when it stands in the reply as a word or words of its own, neither in the question nor
         in what the base model says to it (base models, too, say common first names).
         """
-        answers = {fact.answer for fact in self._data.facts}
-        for name, texts in self._asked.without_answer.items():
-            self._tell(f"asking, {name.replace('_', ' ')}", 0, len(texts))
-            if self._system.has_gate:
-                uses = self._system.uses(texts)
-                fired = [use.opened for use in uses]
-                self.failures += [
-                    Failure(f"false_fire_{name}", text, None, None, "gate", use.facts)
-                    for text, use in zip(texts, uses, strict=True)
-                    if use.opened
-                ]
-            else:
-                said = self._system.answer(texts, self._tokens)
-                fired = [
-                    bool(held_answers(reply.text, answers, apart_from=(text, self._base.said(text))))
-                    for text, reply in zip(texts, said, strict=True)
-                ]
-            self.metrics[f"false_fire_{name}"] = Share.of(fired)
+        asked = [text for questions in self._unanswerable.values() for text, held in questions if held]
+        self._base.ask(asked, lambda done, total: self._tell("base model", done, total))
+        for name, questions in self._unanswerable.items():
+            self.metrics[f"false_fire_{name}"] = _share(
+                any(not holds(self._base.said(text), answer) for answer in held) for text, held in questions
+            )
+
+    def curve(self) -> RiskCurve | None:
+        """Of a gate with a threshold."""
+        return RiskCurve.of(self._decisions) if self._decisions else None
 
     def update(self) -> None:
         self._tell("updating", 0, len(self._data.updated))
-        self._system.update(self._data.updated)
+        self._change(self._system.update, self._data.updated)
         new = {fact.id: fact.answer for fact in self._data.updated}
         old = {fact.id: fact.answer for fact in self._data.facts}
         questions = self._asked.updated
@@ -241,7 +274,7 @@ class _Run:
 
     def forget(self) -> None:
         self._tell("forgetting", 0, len(self._data.deleted))
-        self._system.forget(self._data.deleted)
+        self._change(self._system.forget, self._data.deleted)
         questions = [question.text for question in self._asked.deleted]
         alone = self._base.together(questions, self._tokens)
         said = self._system.answer(questions, self._tokens)
@@ -250,7 +283,7 @@ class _Run:
             reply.text == _right(question) for question, reply in zip(self._asked.deleted, said, strict=True)
         )
         if self._system.has_gate:
-            for text, base, reply, use in zip(questions, alone, said, self._system.uses(questions), strict=True):
+            for text, base, reply, use in zip(questions, alone, said, self._uses(questions), strict=True):
                 if reply.text != base:
                     self.failures.append(Failure("forget", text, None, reply.text, "gate", use.facts))
 
@@ -261,17 +294,61 @@ class _Run:
         return _share(reply.text == _right(question) for question, reply in zip(questions, said, strict=True))
 
     def _ask(self, questions: Sequence[Question], given: Sequence[PersonFact] | None = None) -> list[Reply]:
-        return self._system.answer([question.text for question in questions], self._tokens, given)
+        """Asks what was not asked since the system last changed.
 
-    def _right_route(self, questions: Sequence[Question]) -> Share:
-        uses = self._system.uses([question.text for question in questions])
-        if self._system.has_gate:
-            self.failures += [
-                Failure("right_route", q.text, _right(q), None, label(q, use), use.facts)
-                for q, use in zip(questions, uses, strict=True)
-                if label(q, use) != "storage"
+        A fact that is given is often the one that the system picks, and then the reply is known.
+        """
+        texts = [question.text for question in questions]
+        keys: list[tuple[str, str | None]] = [(text, None) for text in texts]
+        if given is not None:
+            picked = self._uses(texts)
+            keys = [
+                (text, None if use.opened and use.facts == (fact.id,) else fact.id)
+                for text, fact, use in zip(texts, given, picked, strict=True)
             ]
-        return _share(_fact(q).id in use.facts for q, use in zip(questions, uses, strict=True))
+        places = {key: i for i, key in enumerate(keys) if key not in self._said}
+        chosen = [i for i in places.values() if keys[i][1] is None]
+        if chosen:
+            said = self._system.answer([texts[i] for i in chosen], self._tokens)
+            self._said |= {keys[i]: reply for i, reply in zip(chosen, said, strict=True)}
+        told = [i for i in places.values() if keys[i][1] is not None]
+        if told and given is not None:
+            said = self._system.answer([texts[i] for i in told], self._tokens, [given[i] for i in told])
+            self._said |= {keys[i]: reply for i, reply in zip(told, said, strict=True)}
+        return [self._said[key] for key in keys]
+
+    def _change(self, change: Callable[[Sequence[PersonFact]], None], facts: Sequence[PersonFact]) -> None:
+        self._said.clear()
+        change(facts)
+
+    def _uses(self, texts: Sequence[str]) -> list[Use]:
+        with remembering(self._bench.router):
+            return self._system.uses(texts)
+
+    def _right_route(self, kind: str, questions: Sequence[Question]) -> Share:
+        """A gate opened for the question's own fact and no other; without one: the fact is among those used."""
+        uses = self._uses([question.text for question in questions])
+        if not self._system.has_gate:
+            return _share(_fact(q).id in use.facts for q, use in zip(questions, uses, strict=True))
+        labels = [label(question, use) for question, use in zip(questions, uses, strict=True)]
+        self.failures += [
+            Failure("right_route", question.text, _right(question), None, whose, use.facts)
+            for question, use, whose in zip(questions, uses, labels, strict=True)
+            if whose != "storage"
+        ]
+        if self._system.has_scores:
+            self._decisions[kind] = self._decided(questions, uses)
+        return _share(whose == "storage" for whose in labels)
+
+    def _decided(self, questions: Sequence[Question], uses: Sequence[Use]) -> list[Decision]:
+        """What the gate made of questions about stored facts; where it stayed shut, of which fact."""
+        shut = [question.text for question, use in zip(questions, uses, strict=True) if not use.opened]
+        with remembering(self._bench.router):
+            behind = iter(self._system.candidates(shut) if shut else [])
+        return [
+            Decision(_score(use), (use.facts if use.opened else next(behind)) == (_fact(question).id,), use.opened)
+            for question, use in zip(questions, uses, strict=True)
+        ]
 
     def _note_failures(self, kind: str, questions: Sequence[Question], said: Sequence[Reply]) -> None:
         """Labels the wrong answers of systems with a gate."""
@@ -280,7 +357,7 @@ class _Run:
         new = {fact.id: fact.answer for fact in self._data.updated} if kind == "update" else {}
         right = [new.get(_fact(question).id, _right(question)) for question in questions]
         wrong = [i for i, reply in enumerate(said) if reply.text != right[i]]
-        uses = self._system.uses([questions[i].text for i in wrong])
+        uses = self._uses([questions[i].text for i in wrong])
         self.failures += [
             Failure(kind, questions[i].text, right[i], said[i].text, label(questions[i], use), use.facts)
             for i, use in zip(wrong, uses, strict=True)
@@ -297,8 +374,9 @@ class _Steals:
     of the wordings that were ever routed right, those that were ever stolen.
     """
 
-    def __init__(self, system: System, watched: Sequence[Question]) -> None:
-        self._system = system
+    def __init__(self, uses: Callable[[Sequence[str]], list[Use]], watched: Sequence[Question]) -> None:
+        """uses: of the system, as it is at the time."""
+        self._uses = uses
         self._watched = watched
         self._inserted: set[str] = set()
         self._right: set[str] = set()  # texts routed right after the last batch
@@ -309,7 +387,7 @@ class _Steals:
         """After the facts of these ids were inserted."""
         self._inserted |= batch
         questions = [question for question in self._watched if _fact(question).id in self._inserted]
-        uses = self._system.uses([question.text for question in questions])
+        uses = self._uses([question.text for question in questions])
         right: set[str] = set()
         for question, use in zip(questions, uses, strict=True):
             if _fact(question).id in use.facts:
@@ -328,7 +406,7 @@ def label(question: Question, use: Use) -> str:
     """Whose fault a wrong answer to a question about a stored fact is: "gate", "routing" or "storage"."""
     if not use.opened:
         return "gate"
-    return "storage" if _fact(question).id in use.facts else "routing"
+    return "storage" if use.facts == (_fact(question).id,) else "routing"
 
 
 def holds(text: str, answer: str) -> bool:
@@ -364,6 +442,11 @@ def _share(outcomes: Iterable[bool]) -> Share:
 def _fact(question: Question) -> PersonFact:
     assert question.fact is not None  # a question about a stored fact
     return question.fact
+
+
+def _score(use: Use) -> float:
+    assert use.score is not None  # of a system with scores
+    return use.score
 
 
 def _right(question: Question) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mome_store.evaluation.intervals import Share
+from mome_store.evaluation.risk import RiskCurve
 
 Metric = Share | float | None
 """A share of questions, another number, or None where the metric makes no sense for the system."""
@@ -31,7 +32,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class SystemResult:
-    """One system on one seed. facts: how many it was given, which is less than asked for where it is expensive."""
+    """One system on one seed. facts: how many it was given, which is less than asked for where it is expensive.
+
+    curve: of a system whose gate has a threshold.
+    """
 
     name: str
     title: str
@@ -40,6 +44,7 @@ class SystemResult:
     metrics: dict[str, Metric]
     failures: tuple[Failure, ...] = ()
     notes: str = ""
+    curve: RiskCurve | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All that was found; `from_json` reads it."""
@@ -55,6 +60,7 @@ class SystemResult:
             "notes": self.notes,
             "metrics": metrics,
             "failures": [asdict(failure) for failure in self.failures],
+            "risk_coverage": None if self.curve is None else self.curve.to_json(),
         }
 
     @classmethod
@@ -70,12 +76,13 @@ class SystemResult:
             },
             failures=tuple(Failure(**{**failure, "used": tuple(failure["used"])}) for failure in value["failures"]),
             notes=value["notes"],
+            curve=None if value["risk_coverage"] is None else RiskCurve.from_json(value["risk_coverage"]),
         )
 
 
 @dataclass(frozen=True)
 class Row:
-    """A system over its seeds: shares are added up, other numbers averaged."""
+    """A system over its seeds: shares and curves are added up, other numbers averaged."""
 
     name: str
     title: str
@@ -84,6 +91,7 @@ class Row:
     metrics: dict[str, Metric]
     failures: tuple[Failure, ...]
     notes: str
+    curve: RiskCurve | None = None
 
     def value(self, metric: str) -> float | None:
         """A metric as one number."""
@@ -113,6 +121,7 @@ def rows_of(results: Iterable[SystemResult]) -> list[Row]:
             metrics={metric: _pooled([run.metrics[metric] for run in runs]) for metric in runs[0].metrics},
             failures=tuple(failure for run in runs for failure in run.failures),
             notes="; ".join(dict.fromkeys(run.notes for run in runs if run.notes)),
+            curve=_added([run.curve for run in runs if run.curve is not None]),
         )
         for name, runs in by_name.items()
     ]
@@ -124,3 +133,7 @@ def _pooled(values: Sequence[Metric]) -> Metric:
         return sum(shares[1:], shares[0])
     numbers = [value for value in values if value is not None and not isinstance(value, Share)]
     return sum(numbers) / len(numbers) if numbers else None
+
+
+def _added(curves: Sequence[RiskCurve]) -> RiskCurve | None:
+    return sum(curves[1:], curves[0]) if curves else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -13,31 +12,20 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from mome_store.allocator import keep_freed_memory
+from mome_store.base_model import fingerprint, load_base_model, resolve_base_model
 from mome_store.errors import BaseModelMismatchError, ClosedError, SchemaError
 from mome_store.modeling.active_experts import ActiveExperts, positions_of
-from mome_store.modeling.base_model import fingerprint, load_base_model, resolve_base_model
+from mome_store.modeling.answers import Answer, answer_of, turns_of
 from mome_store.modeling.greedy import generate_greedily, pad_left
 from mome_store.modeling.memory_linear import adapt, restore
 from mome_store.modeling.prompts import Prompts
-from mome_store.routing import QueryEncoder, Route, Router
+from mome_store.routing import HiddenStateEncoder, QueryEncoder, Route, Router
+from mome_store.routing.router import remembered_encoder
 from mome_store.runtime import ExpertCache
-from mome_store.store import ExpertStore, Memory, Snapshot
+from mome_store.store import ExpertStore, Snapshot
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model said to one question.
-
-    text: without the space around it. route: a Route of this one sequence. memory: the fact that was used, as it was
-    memorised; None where the gate stayed shut (or the group holds no memory).
-    """
-
-    text: str
-    route: Route
-    memory: Memory | None
 
 
 class MemoryModel:
@@ -76,7 +64,7 @@ class MemoryModel:
             self.prompts = Prompts(model, tokenizer)
             self.snapshot: Snapshot = self.store.snapshot()
             try:
-                self.router = Router.open(self.snapshot, encoder=encoder, device=device)
+                self.router = Router.open(self.snapshot, encoder=encoder or self._own_states(device), device=device)
                 self.cache = ExpertCache(self.snapshot, device=device, capacity=cache, trace=trace)
                 self.attachment = adapt(self.model, self.store.schema)
             except BaseException:
@@ -137,7 +125,7 @@ class MemoryModel:
         batch_size: int = 16,
         min_new_tokens: int = 0,
     ) -> list[Answer]:
-        """Greedy answers, one per question, in order.
+        """Greedy answers, one per question, in order; to a question that needs several facts, all of them (answers.py).
 
         route: experts to use instead of the router's choice; `Route.shut(n)` asks the base model alone.
         batch_size: how many questions run together. Prompts of like length are put together.
@@ -149,24 +137,34 @@ class MemoryModel:
             return []
         with self._lock:
             self._check_open()
-            prompts = [self._fitting_prompt(question) for question in questions]
-            order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-            batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
             route = self.router.route(questions) if route is None else route
             if len(route) != len(questions):
                 raise SchemaError(f"the route is of {len(route)} sequences, there are {len(questions)} questions")
-            self.cache.prefetch(route.select(batches[0]))
-            answers: dict[int, Answer] = {}
-            for rows, following in zip(batches, [*batches[1:], []], strict=True):
-                part = route.select(rows)
-                with self.attached(part, max(len(prompts[i]) for i in rows)):
-                    self.cache.prefetch(route.select(following))  # while this batch is computed
-                    texts = generate_greedily(
-                        self.model, self.prompts, [prompts[i] for i in rows], max_new_tokens, min_new_tokens
-                    )
-                for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
-                    answers[row] = Answer(text, part.select([place]), self._memory_of(part, place))
-        return [answers[i] for i in range(len(questions))]
+            turns = turns_of(questions, route, self.snapshot)
+            said = self._said(turns.questions, turns.route, max_new_tokens, batch_size, min_new_tokens)
+            return [
+                answer_of(route.select([i]), [said[turn] for turn in turns.of[i]], self.snapshot)
+                for i in range(len(questions))
+            ]
+
+    def _said(
+        self, questions: Sequence[str], route: Route, max_new_tokens: int, batch_size: int, min_new_tokens: int
+    ) -> list[str]:
+        """What the model says to each question with the experts of its route."""
+        prompts = [self._fitting_prompt(question) for question in questions]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        self.cache.prefetch(route.select(batches[0]))
+        said = [""] * len(questions)
+        for rows, following in zip(batches, [*batches[1:], []], strict=True):
+            with self.attached(route.select(rows), max(len(prompts[i]) for i in rows)):
+                self.cache.prefetch(route.select(following))  # while this batch is computed
+                texts = generate_greedily(
+                    self.model, self.prompts, [prompts[i] for i in rows], max_new_tokens, min_new_tokens
+                )
+            for row, text in zip(rows, texts, strict=True):
+                said[row] = text
+        return said
 
     @contextmanager
     def attached(self, route: Route, prompt_tokens: int) -> Iterator[None]:
@@ -228,6 +226,21 @@ class MemoryModel:
     ) -> None:
         self.close()
 
+    def _own_states(self, device: str) -> QueryEncoder | None:
+        """The store's encoder, where that is the hidden states of this very model: it need not be loaded twice.
+
+        None where it is something else, and where experts change the layers that it runs.
+        """
+        remembered = self.store.encoder or {}
+        base = (self.store.base_model or {}).get("fingerprint")
+        if "layer" not in remembered or base is None or remembered.get("base_model") != base:
+            return None
+        states = HiddenStateEncoder(self.model, self.tokenizer, remembered["name"], remembered["layer"])
+        adapted = {self.model.get_submodule(name) for name in self.store.schema.modules}
+        if adapted & set(states.layers.modules()):
+            return None
+        return remembered_encoder(remembered, device, states)
+
     def _fitting_prompt(self, question: str) -> list[int]:
         prompt = self.prompts.prompt(question)
         if self.prompts.context is not None and len(prompt) >= self.prompts.context:
@@ -236,10 +249,6 @@ class MemoryModel:
                 f"{question[:60]!r}..."
             )
         return prompt
-
-    def _memory_of(self, route: Route, place: int) -> Memory | None:
-        groups = route.group_ids[place]
-        return self.snapshot.group(groups[0]).memory if groups else None
 
     def _before_forward(self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self._active is not None:

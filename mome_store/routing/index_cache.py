@@ -1,8 +1,8 @@
 """The FAISS index over a snapshot's keys, kept as a file so that the next reader need not build it.
 
 The keys are the truth and the file, `index/<commit>.faiss`, is only a cache. It starts with a line of JSON
-(`_Header`), then come the bytes of the index. A file is used only when its header holds the checksum of these very
-keys, and when its own size and checksum are right, all of it before FAISS parses a byte. In any doubt the
+(`_Header`), then come the bytes of the FAISS index. A file is used only when its header holds the checksum of these
+very keys, and when its own size and checksum are right, all of it before FAISS parses a byte. In any doubt the
 index is built again. Where the file can't be written (a read-only store, a full disk) there is none.
 """
 
@@ -11,40 +11,50 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from mome_store.routing.index import EXACT_KEYS, build_index
+from mome_store.routing.index import KeyIndex, build_index
 from mome_store.store.checksum import canonical_json, crc32c
 
 INDEX_FOLDER = "index"
 """The folder of a store that holds nothing but this cache."""
-_FORMAT = 1
+_FORMAT = 2
 _MAX_HEADER_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class _Header:
-    """First line of the file: `crc32c` and `bytes` of the index behind it, `keys_crc32c` of what it was built from."""
+    """First line of the file.
+
+    keys_crc32c: of the keys that the index was built from. candidates: see KeyIndex. bytes: of the FAISS index behind
+    the line. crc32c: of the line's other values and of these bytes.
+    """
 
     format: int
     rows: int
     dim: int
     keys_crc32c: int
+    candidates: int
     bytes: int
-    crc32c: int
+    crc32c: int = 0
+
+    def sealed(self, content: NDArray[np.uint8]) -> _Header:
+        """With the checksum that belongs to it and to `content`."""
+        unsealed = canonical_json(asdict(replace(self, crc32c=0)))
+        return replace(self, crc32c=crc32c(content, crc32c(unsealed.encode())))
 
 
-def load_or_build_index(store: Path, commit: int, keys: NDArray[np.float32]) -> faiss.Index:
+def load_or_build_index(store: Path, commit: int, keys: NDArray[np.float32]) -> KeyIndex:
     """What `build_index` makes of `keys` [m, dim]."""
     path = store / INDEX_FOLDER / f"{commit}.faiss"
     keys = np.ascontiguousarray(keys, np.float32)
     keys_crc = crc32c(keys.reshape(-1).view(np.uint8))
-    index = _read(path, keys.shape, keys_crc)
+    index = _read(path, keys, keys_crc)
     if index is None:
         index = build_index(keys)
         if len(keys):
@@ -52,33 +62,33 @@ def load_or_build_index(store: Path, commit: int, keys: NDArray[np.float32]) -> 
     return index
 
 
-def _read(path: Path, shape: tuple[int, ...], keys_crc: int) -> faiss.Index | None:
+def _read(path: Path, keys: NDArray[np.float32], keys_crc: int) -> KeyIndex | None:
     try:
         with path.open("rb") as file:
             header = _Header(**json.loads(file.readline(_MAX_HEADER_BYTES)))
-            expected = _Header(_FORMAT, shape[0], shape[1], keys_crc, header.bytes, header.crc32c)
+            rows, dim = keys.shape
+            expected = _Header(_FORMAT, rows, dim, keys_crc, header.candidates, header.bytes, header.crc32c)
             if header != expected or os.fstat(file.fileno()).st_size != file.tell() + header.bytes:
                 return None
             content = np.frombuffer(file.read(header.bytes), np.uint8)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-    ):  # missing, unreadable or not our header: built again, which is always right
-        return None
-    if len(content) != header.bytes or crc32c(content) != header.crc32c:
+        if len(content) != header.bytes or header != header.sealed(content):
+            return None
+    except (OSError, ValueError, TypeError):  # missing, unreadable, not our header: built again, which is always right
         return None
     try:
-        index = faiss.deserialize_index(content)
+        searched = faiss.deserialize_index(content)
     except RuntimeError:  # written by a FAISS that this one does not understand
         return None
-    kind = faiss.IndexFlatIP if shape[0] <= EXACT_KEYS else faiss.IndexIVFFlat
-    return index if isinstance(index, kind) and (index.ntotal, index.d) == shape else None
+    kind = faiss.IndexIVFPQFastScan if header.candidates else faiss.IndexFlatIP
+    if not isinstance(searched, kind) or (searched.ntotal, searched.d) != keys.shape:
+        return None
+    return KeyIndex(keys, searched, header.candidates)
 
 
-def _write(path: Path, index: faiss.Index, keys_crc: int) -> None:
-    content = faiss.serialize_index(index)
-    header = _Header(_FORMAT, index.ntotal, index.d, keys_crc, len(content), crc32c(content))
+def _write(path: Path, index: KeyIndex, keys_crc: int) -> None:
+    content = faiss.serialize_index(index.searched)
+    rows, dim = index.ntotal, index.searched.d
+    header = _Header(_FORMAT, rows, dim, keys_crc, index.candidates, len(content)).sealed(content)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Text to a key by a trained router: the sentence encoder's token states, projected."""
+"""Text to a key by a trained router: what the sentence encoder says of it, with and without its names, projected."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from mome_store.errors import SchemaError
-from mome_store.routing.encoder import SentenceEncoder, TokenStates
+from mome_store.routing.encoder import SentenceEncoder, TokenEncoder, TokenStates
 from mome_store.routing.gate import Reading
 from mome_store.routing.projection import BLOCKS, Projection
 from mome_store.routing.trained import DEFAULT_ROUTER, TrainedRouter, load_router
-from mome_store.routing.words import words_of
+from mome_store.routing.words import Word, plain_words, without_names, words_of
 
 _TOGETHER = 256  # texts whose token states are padded to one length at once
+_ACRONYM = 6  # letters at most
+_NAMED = 0.5  # a word as likely a name as this is left out for the relation
 
 
 class KeyEncoder:
@@ -31,7 +33,7 @@ class KeyEncoder:
 
     def __init__(
         self,
-        sentences: SentenceEncoder | None = None,
+        sentences: TokenEncoder | None = None,
         router: TrainedRouter | str | Path | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -61,9 +63,13 @@ class KeyEncoder:
         """float32 [len(texts), dim], unit length."""
         return keys_of_readings(self.read(texts), self.dim)
 
+    def words_with_rarity(self, text: str) -> dict[str, float]:
+        """The words of a text (words.py), and how rare each is."""
+        return _rarity(text, words_of(text), self.sentences)
+
     def read(self, texts: Sequence[str]) -> list[Reading]:
         """What the gate sees in each text."""
-        return read_states(texts, self.sentences.encode_tokens(texts), self.router.projection)
+        return read_states(texts, self.sentences.encode_tokens(texts), self.router.projection, self.sentences)
 
 
 def keys_of_readings(readings: Sequence[Reading], dim: int) -> NDArray[np.float32]:
@@ -72,18 +78,34 @@ def keys_of_readings(readings: Sequence[Reading], dim: int) -> NDArray[np.float3
     return blocks / np.float32(len(BLOCKS) ** 0.5)
 
 
-def read_states(texts: Sequence[str], states: Sequence[TokenStates], projection: Projection) -> list[Reading]:
-    """The readings of texts whose token states are known."""
+def read_states(
+    texts: Sequence[str], states: Sequence[TokenStates], projection: Projection, sentences: TokenEncoder
+) -> list[Reading]:
+    """The readings of texts whose token states are known; each is encoded once more, without its names."""
     readings: list[Reading] = []
     for start in range(0, len(texts), _TOGETHER):
-        part = states[start : start + _TOGETHER]
-        padded, mask = pad_states(part)
+        part, own = texts[start : start + _TOGETHER], states[start : start + _TOGETHER]
+        padded, mask = pad_states(own)
         with torch.inference_mode():
-            tags, blocks = projection(padded, mask)
-        likely = tags.sigmoid().numpy()
-        for i, text in enumerate(texts[start : start + _TOGETHER]):
-            readings.append(Reading(blocks[i].numpy(), _names(text, part[i].spans, likely[i])))
+            tags = projection.tags(padded)
+            likely = tags.sigmoid().numpy()
+            unnamed = encode_once(
+                sentences,
+                [_unnamed(text, each.spans, likely[i]) for i, (text, each) in enumerate(zip(part, own, strict=True))],
+            )
+            blocks = projection(padded, mask, tags, torch.from_numpy(unnamed)).numpy()
+        for i, (text, each) in enumerate(zip(part, own, strict=True)):
+            words = words_of(text)
+            names = _names(words, each.spans, likely[i])
+            readings.append(Reading(blocks[i], names, _rarity(text, words, sentences)))
     return readings
+
+
+def encode_once(sentences: TokenEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
+    """float32 [len(texts), dim]: without their names many texts are the same, and each is encoded once."""
+    different = list(dict.fromkeys(texts))
+    place = {text: i for i, text in enumerate(different)}
+    return sentences.encode(different)[[place[text] for text in texts]]
 
 
 def pad_states(states: Sequence[TokenStates]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,12 +117,35 @@ def pad_states(states: Sequence[TokenStates]) -> tuple[torch.Tensor, torch.Tenso
     return padded, mask
 
 
-def _names(text: str, spans: NDArray[np.int64], likely: NDArray[np.float32]) -> dict[str, float]:
-    """Each word, and the mean over its tokens of how likely they name the entity (of the occasion where it is most)."""
+def _unnamed(text: str, spans: NDArray[np.int64], likely: NDArray[np.float32]) -> str:
+    words = plain_words(text)
+    return without_names(text, words, [_likely_name(word, spans, likely) > _NAMED for word in words])
+
+
+def _rarity(text: str, words: Sequence[Word], sentences: TokenEncoder) -> dict[str, float]:
+    """How rare each word is, 0 to 1; an acronym in a text that is not all in capitals is always rare. Two words that
+    were put together are not: each of them counts alone.
+    """
+    mixed = not text.isupper()
     found: dict[str, float] = {}
-    starts, ends = spans[:, 0], spans[:, 1]
-    for word in words_of(text):
-        inside = (starts >= word.start) & (ends <= word.end) & (ends > starts)
-        value = float(likely[: len(spans)][inside].mean()) if inside.any() else 0.0
-        found[word.text] = max(found.get(word.text, 0.0), value)
+    for word in words:
+        written = text[word.start : word.end]
+        acronym = mixed and written.isalpha() and written.isupper() and 1 < len(written) <= _ACRONYM
+        rare = 0.0 if " " in word.text else sentences.rarity(word.text)
+        found[word.text] = max(found.get(word.text, 0.0), 1.0 if acronym else rare)
     return found
+
+
+def _names(words: Sequence[Word], spans: NDArray[np.int64], likely: NDArray[np.float32]) -> dict[str, float]:
+    """Of each word how likely it names the entity, on the occasion where it is most."""
+    found: dict[str, float] = {}
+    for word in words:
+        found[word.text] = max(found.get(word.text, 0.0), _likely_name(word, spans, likely))
+    return found
+
+
+def _likely_name(word: Word, spans: NDArray[np.int64], likely: NDArray[np.float32]) -> float:
+    """The mean over the word's tokens."""
+    starts, ends = spans[:, 0], spans[:, 1]
+    inside = (starts >= word.start) & (ends <= word.end) & (ends > starts)
+    return float(likely[: len(spans)][inside].mean()) if inside.any() else 0.0

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mome_store.errors import DamagedStoreError, SchemaError
+from mome_store.routing.index import KeyIndex
 from mome_store.routing.index_cache import load_or_build_index
 from mome_store.routing.route import Route
 from mome_store.store.catalog import CATALOG_NAME
@@ -80,7 +81,7 @@ class PoolSelection:
         return replace(self, threshold=threshold)
 
     def select(
-        self, index: faiss.Index, embedded: NDArray[np.float32]
+        self, index: faiss.Index | KeyIndex, embedded: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
         """For each query its experts, best first: their rows in the index, weights and scores, each [n, k].
 

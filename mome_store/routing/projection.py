@@ -1,19 +1,17 @@
-"""The trained projection: from the encoder's token states to a key that says what is asked, and of whom.
+"""The trained projection: from what the encoder says of a text to a key that says what is asked, and of whom.
 
 A sentence embedding is mostly about the entity: "What is the elevation of X?" lies nearer to "What is the ICAO code of
-X?" than a true paraphrase does. So a key has three blocks, each of unit length and together too, and each with its own
-pooling over the tokens:
+X?" than a true paraphrase does. So a key has three blocks, each of unit length:
 
-* relation: what is asked. Tokens that name the entity are left out.
-* entity: of whom. The other tokens are left out.
-* sentence: the mean of all tokens, projected.
+* relation: what is asked. The text is encoded a second time without the names in it ("What is the elevation of this?").
+* entity: of whom. Tokens that do not name the entity are left out.
+* sentence: the mean of all tokens.
 
-A small tagger says of each token how likely it names the entity; the gate uses this too.
+A small tagger says of each token how likely it names the entity. It decides which words are left out for the relation,
+and the gate uses it, too.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -23,37 +21,52 @@ BLOCKS = ("relation", "entity", "sentence")
 _MASKED = -1e9
 
 
-class Projected(NamedTuple):
-    """Of n texts of at most t tokens: `tags` logits [n, t]; `blocks` [n, 3, width], each of unit length."""
-
-    tags: torch.Tensor
-    blocks: torch.Tensor
-
-
 class Projection(nn.Module):
-    """Takes the last hidden states of a sentence encoder, float32 [n, t, dim], and a mask bool [n, t] of their
-    tokens.
+    """Takes the last hidden states of a sentence encoder, float32 [n, t, dim], and a mask bool [n, t] of their tokens;
+    of the texts without names, its embeddings float32 [n, dim].
     """
 
     def __init__(self, dim: int, width: int = 128) -> None:
         super().__init__()
         self.dim = dim
         self.width = width
-        self.tagger = nn.Sequential(nn.Linear(dim, 64), nn.GELU(), nn.Linear(64, 1))
-        self.attention = nn.Linear(dim, 2)  # of the relation's and the entity's pooling
+        self.tagger = nn.Sequential(nn.Conv1d(dim, 96, 3, padding=1), nn.GELU(), nn.Conv1d(96, 1, 1))
+        self.attention = nn.Linear(dim, 1)  # of the entity's pooling
         self.relation = nn.Linear(dim, width)
         self.entity = nn.Linear(dim, width)
         self.sentence = nn.Linear(dim, width)
         self.dropout = nn.Dropout(0.1)
 
-    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> Projected:
-        tags = self.tagger(states).squeeze(-1)
-        # The tagger learns from the spans alone: what helps a pooling must not change what it calls a name.
-        known = tags.detach()
-        names = torch.stack((functional.logsigmoid(-known), functional.logsigmoid(known)), dim=-1)
-        weights = (self.attention(states) + names).masked_fill(~mask.unsqueeze(-1), _MASKED).softmax(dim=1)
-        pooled = torch.einsum("ntp,ntd->npd", weights, states)
+    def start_relations(self, unnamed: torch.Tensor) -> None:
+        """Lets the relation block begin as the main directions of embeddings [n, dim]: as what the encoder knows.
+
+        Where there are fewer directions than it is wide, the others begin at 0.
+        """
+        middle = unnamed.mean(dim=0)
+        count = min(self.width, *unnamed.shape)
+        directions = torch.pca_lowrank(unnamed - middle, q=count, center=False, niter=4)[2].T
+        with torch.no_grad():
+            self.relation.weight.zero_()[:count] = directions
+            self.relation.bias.zero_()[:count] = -directions @ middle
+
+    def tags(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits [n, t]: how likely each token names the entity, by itself and its two neighbours. Padding is 0."""
+        return torch.as_tensor(self.tagger(states.transpose(1, 2))).squeeze(1)
+
+    def relations(self, unnamed: torch.Tensor) -> torch.Tensor:
+        """The relation block [n, width] of texts without names, by their embeddings [n, dim]."""
+        return functional.normalize(self.relation(self.dropout(unnamed)), dim=-1)
+
+    def forward(
+        self, states: torch.Tensor, mask: torch.Tensor, tags: torch.Tensor, unnamed: torch.Tensor
+    ) -> torch.Tensor:
+        """The blocks [n, 3, width]. tags: those of `states`; they are taken as they are, so that what helps a pooling
+        does not change what is called a name.
+        """
+        named = functional.logsigmoid(tags.detach())
+        weights = (self.attention(states).squeeze(-1) + named).masked_fill(~mask, _MASKED).softmax(dim=1)
+        pooled = torch.einsum("nt,ntd->nd", weights, states)
         share = mask.float() / mask.sum(dim=1, keepdim=True).clamp(min=1)
         mean = functional.normalize(torch.einsum("nt,ntd->nd", share, states), dim=-1)
-        blocks = (self.relation(self.dropout(pooled[:, 0])), self.entity(pooled[:, 1]), self.sentence(mean))
-        return Projected(tags, functional.normalize(torch.stack(blocks, dim=1), dim=-1))
+        others = functional.normalize(torch.stack((self.entity(pooled), self.sentence(mean)), dim=1), dim=-1)
+        return torch.cat((self.relations(unnamed).unsqueeze(1), others), dim=1)

@@ -15,25 +15,28 @@ keys of several facts. With the best key k of the winner and the best key r of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mome_store.errors import SchemaError
-from mome_store.routing.encoder import QueryEncoder, SentenceEncoder
-from mome_store.routing.gate import Reading, Surroundings, Wordings, features, stored_relations
+from mome_store.routing.apart import Joint, take_apart
+from mome_store.routing.encoder import QueryEncoder, SentenceEncoder, TokenEncoder
+from mome_store.routing.gate import Reading, StoredWordings, Surroundings, Wordings, features
+from mome_store.routing.hidden_states import HiddenStateEncoder
 from mome_store.routing.index_cache import load_or_build_index
 from mome_store.routing.key_encoder import KeyEncoder, keys_of_readings
 from mome_store.routing.pool import PoolRouter
 from mome_store.routing.projection import BLOCKS
-from mome_store.routing.route import Route
-from mome_store.routing.words import words_of
+from mome_store.routing.route import Part, Route
+from mome_store.routing.several import Decision, Judge, bar_of
 
 if TYPE_CHECKING:
-    from mome_store.store import Snapshot
+    from mome_store.store import Memory, Snapshot
 
 DEFAULT_THRESHOLD = 0.70  # these two: of an encoder alone
 DEFAULT_MARGIN = 0.40
@@ -66,6 +69,7 @@ class Router:
         threshold: float | None,
         margin: float | None,
         false_fire: float | None,
+        several: bool,
     ) -> None:
         if top_k < 1:
             raise SchemaError(f"top_k must be at least 1, found {top_k}")
@@ -75,6 +79,7 @@ class Router:
         self.top_k = top_k
         self.w_q: NDArray[np.float32] = np.eye(snapshot.key_dim, encoder.dim, dtype=np.float32)
         self._asked = {"threshold": threshold, "margin": margin, "false_fire": false_fire}
+        self._several = several
         self._wordings: dict[int, Wordings] = {}
         self._load(snapshot)
 
@@ -88,24 +93,26 @@ class Router:
         threshold: float | None = None,
         margin: float | None = None,
         false_fire: float | None = None,
+        several: bool = True,
     ) -> Router:
         """A router over `snapshot`'s keys.
 
         encoder: by default the one that the store remembers, on `device`. threshold, margin: by default those in the
         store's meta value "router", else the module's. false_fire: where a trained router is not told its threshold,
         the share of questions that no fact answers for which its gate may open; by default the meta value's, else
-        `gate.FALSE_FIRE`, by kind of question.
+        `gate.FALSE_FIRE`, by kind of question. several: look for several facts in one query, where a trained router
+        can (several.py); False: at most one group wins.
         Raises SchemaError for an encoder other than the store's.
         """
         remembered = snapshot.encoder
         if encoder is None:
-            encoder = _encoder_of(remembered, device)
+            encoder = remembered_encoder(remembered, device)
         if remembered and remembered.get("fingerprint") not in (None, encoder.identity["fingerprint"]):
             raise SchemaError(
                 f"{snapshot.path}: its keys were made by the encoder {_name(remembered)}; "
                 f"{encoder.identity['name']} is another one (fingerprints differ)"
             )
-        return cls(snapshot, encoder, top_k, threshold, margin, false_fire)
+        return cls(snapshot, encoder, top_k, threshold, margin, false_fire, several)
 
     def refresh(self, snapshot: Snapshot) -> None:
         """Route by `snapshot` from now on: its keys, and its gate where `open` was not told one."""
@@ -116,19 +123,58 @@ class Router:
     def route(self, queries: Sequence[str]) -> Route:
         """The route of a batch: for each query the winner's experts, or none where the gate stays shut.
 
+        A query that needs several facts gets the groups of all of its parts that a fact answers (`Route.parts`).
         A pool (`pool` is not None) selects in its own way.
         """
         if self.pool is not None:
             return self.pool.route(self.encoder.encode(queries))
+        decisions, parts = self._decided(queries)
         route = Route.shut(len(queries))
         expert_ids, weights, group_ids = list(route.expert_ids), list(route.weights), list(route.group_ids)
-        for i, (winner, score, opened) in enumerate(self._decisions(queries)):
-            route.scores[i], route.opened[i] = score, opened
-            if opened:
-                expert_ids[i] = self._experts_of(winner)
+        for i, decision in enumerate(decisions):
+            found = [part for part in parts[i] if part.group_id is not None]
+            route.scores[i] = min((part.score for part in found), default=decision.score)
+            route.opened[i] = bool(found) or decision.opened
+            group_ids[i] = tuple(part.group_id for part in found if part.group_id is not None)
+            if decision.opened and not found:
+                group_ids[i] = (decision.group_id,)
+            if group_ids[i]:
+                expert_ids[i] = np.concatenate([self._experts_of(group) for group in group_ids[i]])
                 weights[i] = np.ones(len(expert_ids[i]), np.float32)
-                group_ids[i] = (winner,)
-        return Route(tuple(expert_ids), tuple(weights), tuple(group_ids), route.scores, route.opened)
+        return Route(tuple(expert_ids), tuple(weights), tuple(group_ids), route.scores, route.opened, tuple(parts))
+
+    def _decided(self, queries: Sequence[str]) -> tuple[list[Decision], list[tuple[Part, ...]]]:
+        """Of each query what the gate says of the whole, and the parts that it is taken apart into, none where it is
+        left whole.
+        """
+        nothing: list[tuple[Part, ...]] = [()] * len(queries)
+        if not isinstance(self.encoder, KeyEncoder):
+            return [self._decided_by_lead(candidates) for candidates in self.score(queries)], nothing
+        readings = self.encoder.read(queries)
+        decisions = self._compared(queries, readings, self.encoder)
+        return decisions, self._parts(queries, readings, decisions, self.encoder) if self._several else nothing
+
+    def _parts(
+        self,
+        queries: Sequence[str],
+        readings: Sequence[Reading],
+        decisions: Sequence[Decision],
+        encoder: KeyEncoder,
+    ) -> list[tuple[Part, ...]]:
+        """The parts of each query. Nothing is encoded where no query can be several."""
+        compounds = {
+            i: compound
+            for i, (query, reading) in enumerate(zip(queries, readings, strict=True))
+            if (compound := take_apart(query, reading.words)) is not None
+        }
+        texts = list(dict.fromkeys(text for compound in compounds.values() for text in compound.texts()))
+        decided = dict(zip(texts, self._compared(texts, encoder.read(texts), encoder), strict=True)) if texts else {}
+        judge = Judge(decided, partial(bar_of, encoder.router.gate, self._false_fire), self._stands_in)
+        return [judge.parts(compounds[i], decision) if i in compounds else () for i, decision in enumerate(decisions)]
+
+    def _stands_in(self, joint: Joint, group_id: int) -> bool:
+        memory = self._snapshot.group(group_id).memory
+        return memory is not None and any(joint.stands_in(wording) for wording in memory.wordings)
 
     def score(self, queries: Sequence[str]) -> list[tuple[Candidate, ...]]:
         """For each query the groups among its nearest keys, best first: at least two where the store has two."""
@@ -136,47 +182,50 @@ class Router:
             return []
         return self._nearest(self._projected(self.encoder.encode(queries), queries), self.top_k)
 
-    def _decisions(self, queries: Sequence[str]) -> Iterator[tuple[int, float, bool]]:
-        """Of each query the group that wins, its score, and whether the gate opens for it."""
-        if isinstance(self.encoder, KeyEncoder):
-            readings = self.encoder.read(queries)
-            keys = self._projected(keys_of_readings(readings, self.encoder.dim), queries)
-            for reading, candidates in zip(readings, self._nearest(keys, self.top_k), strict=True):
-                yield self._compared(reading, candidates, self.encoder)
-        else:
-            for candidates in self.score(queries):
-                if candidates:
-                    best = candidates[0]
-                    opened = best.score >= self.threshold and self.lead(candidates) >= self.margin
-                    yield best.group_id, best.score, opened
-                else:
-                    yield _NOBODY
-
-    def _compared(
-        self, reading: Reading, candidates: Sequence[Candidate], encoder: KeyEncoder
-    ) -> tuple[int, float, bool]:
-        nearest = candidates[:_COMPARED]
-        if not nearest:
+    def _decided_by_lead(self, candidates: Sequence[Candidate]) -> Decision:
+        """Of an encoder alone: the best group, which must be near and clearly ahead."""
+        if not candidates:
             return _NOBODY
-        router = encoder.router
-        wordings = [self._wordings_of(candidate.group_id) for candidate in nearest]
-        likely = router.gate.probability(features(reading, wordings, self._around))
-        best = int(likely.argmax())
-        opened = bool(likely[best] >= self.threshold) and self.lead([nearest[best], *candidates]) >= self.margin
-        return nearest[best].group_id, float(likely[best]), opened
+        best = candidates[0]
+        opened = best.score >= self.threshold and self.lead(candidates) >= self.margin
+        return Decision(best.group_id, best.score, opened)
 
-    def _wordings_of(self, group_id: int) -> Wordings:
-        found = self._wordings.get(group_id)
-        if found is None:
-            first, last = np.searchsorted(self._sorted_key_groups, [group_id, group_id + 1])
-            keys = np.stack([self._index.reconstruct(int(key)) for key in self._keys_by_group[first:last]])
-            memory = self._snapshot.group(group_id).memory
-            texts = memory.wordings if memory else ()
-            found = Wordings.of_keys(keys, [{word.text for word in words_of(text)} for text in texts])
-            if len(self._wordings) >= _REMEMBERED:
-                self._wordings.clear()
-            self._wordings[group_id] = found
+    def _compared(self, texts: Sequence[str], readings: Sequence[Reading], encoder: KeyEncoder) -> list[Decision]:
+        """Of a trained router: the likeliest of the nearest groups. readings: of the texts."""
+        if not texts:
+            return []
+        found = []
+        keys = self._projected(keys_of_readings(readings, encoder.dim), texts)
+        for reading, candidates in zip(readings, self._nearest(keys, self.top_k), strict=True):
+            nearest = candidates[:_COMPARED]
+            if not nearest:
+                found.append(_NOBODY)
+                continue
+            wordings = self._wordings_of([candidate.group_id for candidate in nearest], encoder)
+            likely = encoder.router.gate.probability(features(reading, wordings, self._around))
+            best = int(likely.argmax())
+            ahead = self.lead([nearest[best], *candidates]) >= self.margin
+            opened = bool(likely[best] >= self.threshold) and ahead
+            found.append(Decision(nearest[best].group_id, float(likely[best]), opened))
         return found
+
+    def _wordings_of(self, group_ids: Sequence[int], encoder: KeyEncoder) -> list[Wordings]:
+        new = [group_id for group_id in group_ids if group_id not in self._wordings]
+        if new:
+            if len(self._wordings) + len(new) > _REMEMBERED:
+                self._wordings.clear()
+                new = list(group_ids)
+            memories = dict(self._snapshot.memories(new))  # all at once: each look into the catalogue opens it anew
+            self._wordings |= {
+                group_id: self._read_wordings(group_id, memories.get(group_id), encoder) for group_id in new
+            }
+        return [self._wordings[group_id] for group_id in group_ids]
+
+    def _read_wordings(self, group_id: int, memory: Memory | None, encoder: KeyEncoder) -> Wordings:
+        first, last = np.searchsorted(self._sorted_key_groups, [group_id, group_id + 1])
+        keys = np.stack([self._index.reconstruct(int(key)) for key in self._keys_by_group[first:last]])
+        texts = memory.wordings if memory else ()
+        return Wordings.of_keys(keys, [encoder.words_with_rarity(text) for text in texts])
 
     def _projected(self, vectors: NDArray[np.float32], queries: Sequence[str]) -> NDArray[np.float32]:
         finite = np.isfinite(vectors).all(axis=1)
@@ -227,7 +276,10 @@ class Router:
         if isinstance(self.encoder, KeyEncoder):
             width = self.encoder.router.projection.width
             blocks = keys.reshape(len(keys), len(BLOCKS), width) * np.float32(len(BLOCKS) ** 0.5)
-            self._around = Surroundings(self.encoder.router.background, stored_relations(blocks))
+            self._around = Surroundings(
+                self.encoder.router.background, StoredWordings.of_keys(blocks, self._key_groups)
+            )
+            self._false_fire = told.get("false_fire")
             calibrated = self.encoder.router.gate.threshold(told.get("false_fire"))
             self.threshold = float(told.get("threshold", calibrated))
             self.margin = float(told.get("margin", -np.inf))
@@ -236,15 +288,24 @@ class Router:
             self.margin = float(told.get("margin", DEFAULT_MARGIN))
 
 
-_NOBODY = (-1, -np.inf, False)
+_NOBODY = Decision(-1, -np.inf, False)
 """The decision where the store holds no key."""
 
 
-def _encoder_of(remembered: Mapping[str, Any] | None, device: str) -> QueryEncoder:
-    """The encoder that made a store's keys; the default one where it does not say."""
-    sentences = SentenceEncoder(_name(remembered), device)
-    router = (remembered or {}).get("router")
-    return sentences if router is None else KeyEncoder(sentences, router)
+def remembered_encoder(
+    remembered: Mapping[str, Any] | None, device: str, tokens: TokenEncoder | None = None
+) -> QueryEncoder:
+    """The encoder that made a store's keys, loaded; the default one where it does not say.
+
+    tokens: what is below its trained router, or is it where it has none, if the caller holds that already.
+    """
+    facts = remembered or {}
+    if tokens is None and "layer" in facts:
+        tokens = HiddenStateEncoder.from_pretrained(facts.get("name"), facts["layer"], device)
+    elif tokens is None:
+        tokens = SentenceEncoder(facts.get("name"), device)
+    router = facts.get("router")
+    return tokens if router is None else KeyEncoder(tokens, router)
 
 
 def _name(encoder: Mapping[str, Any] | None) -> str | None:

@@ -1,9 +1,9 @@
 """The recipe of a trained router: the curriculum's questions in, projection, background and gate out.
 
-1. The projection learns, contrastively, from questions about invented entities: the relation block to bring together
-   the same relation of different entities, among other relations of the same kinds of entity; the entity block the same
-   entity in different relations, among its near twins; the sentence block, and all three together, the same fact. The
-   tagger learns which tokens name the entity.
+1. The projection learns, contrastively, from questions about invented entities: the relation block, which sees them
+   without the names, to bring together the wordings of a relation among other relations of the same kind of entity; the
+   entity block the same entity in different relations, among its near twins; the sentence block, and all three
+   together, the same fact. The tagger learns which tokens name the entity.
 2. The gate learns from small stores and questions to them. Its features must look as they will on relations that the
    projection never saw. So the kinds of entities are cut into folds; a projection that was trained on the others gives
    a fold's features, and the gate learns from all folds together.
@@ -29,20 +29,21 @@ from torch.nn import functional
 
 from mome_store.routing.curriculum.lessons import NEGATIVES, STRANGER, Asker, Lesson, Query, Question, StoredFact
 from mome_store.routing.curriculum.wordings import Relation, load_relations
-from mome_store.routing.encoder import SentenceEncoder, TokenStates
+from mome_store.routing.encoder import TokenEncoder, TokenStates
 from mome_store.routing.gate import (
     FEATURES,
     Background,
     Floats,
     Gate,
+    StoredWordings,
     Surroundings,
     Wordings,
     features,
-    stored_relations,
 )
-from mome_store.routing.key_encoder import keys_of_readings, pad_states, read_states
+from mome_store.routing.key_encoder import encode_once, keys_of_readings, pad_states, read_states
 from mome_store.routing.projection import BLOCKS, Projection
 from mome_store.routing.trained import TrainedRouter, router_from_bytes
+from mome_store.routing.words import PLACEHOLDER
 
 Progress = Callable[[str, int, int], None]
 _FEWEST_OWN = 20  # facts of a user that lessons are made of
@@ -54,6 +55,7 @@ class RouterSettings:
     """The recipe's numbers; the shipped router was made with these.
 
     entities: whose questions the projection learns from. steps: of its training; temperature: of its contrast.
+    relation_rate: learning rate of the relation block, which begins as what the encoder knows and must not forget it.
     folds: parts that the kinds of entity are cut into. lessons: small stores, of lesson_entities entities at most.
     calibration: share of the lessons that the threshold is told by.
     candidates: groups of a query that the gate compares. networks: of the gate, of so many hidden units each, whose
@@ -63,26 +65,27 @@ class RouterSettings:
 
     seed: int = 1
     width: int = 128
-    entities: int = 4000
-    steps: int = 300
+    entities: int = 3000
+    steps: int = 500
     learning_rate: float = 1e-3
+    relation_rate: float = 3e-4
     weight_decay: float = 0.05
     temperature: float = 0.1
     folds: int = 3
-    lessons: int = 45
-    lesson_entities: int = 60
+    lessons: int = 75
+    lesson_entities: int = 40
     calibration: float = 0.3
     candidates: int = 4
-    hidden: int = 16
+    hidden: int = 32
     networks: int = 5
-    gate_steps: int = 1500
-    gate_dropout: float = 0.1
+    gate_steps: int = 2000
+    gate_dropout: float = 0.05
     background: int = 8000
     vocabulary_start: int = 1996
 
 
 def train_router(
-    encoder: SentenceEncoder,
+    encoder: TokenEncoder,
     settings: RouterSettings | None = None,
     on_progress: Progress | None = None,
     *,
@@ -109,29 +112,22 @@ class OwnFact:
 
 
 class _Asked(NamedTuple):
-    """The projection's lessons: per question its token states, relation, entity, kind and which tokens name the
-    entity.
+    """The projection's lessons: per question its token states, its embedding without the name [n, dim], relation,
+    entity, kind and which tokens name the entity. alike: which relations of other kinds share a name with which.
     """
 
     states: list[TokenStates]
+    unnamed: torch.Tensor
     relation: torch.Tensor
     entity: torch.Tensor
     kind: list[str]
     named: list[torch.Tensor]
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A lesson as encoded text."""
-
-    lesson: Lesson
-    keys: list[TokenStates]  # of all facts' questions, in order
-    queries: list[TokenStates]
+    alike: torch.Tensor  # bool [relations, relations]
 
 
 class _Run:
     def __init__(
-        self, encoder: SentenceEncoder, settings: RouterSettings, relations: Sequence[Relation], tell: Progress
+        self, encoder: TokenEncoder, settings: RouterSettings, relations: Sequence[Relation], tell: Progress
     ) -> None:
         self._encoder = encoder
         self._settings = settings
@@ -143,7 +139,9 @@ class _Run:
 
     def train(self, keep: TrainedRouter | None, facts: Sequence[OwnFact]) -> TrainedRouter:
         settings = self._settings
-        background = self._encoded("background", [f"What is the {word} of it?" for word in self._vocabulary])
+        background = torch.from_numpy(
+            self._encoder.encode([f"What is the {word} of {PLACEHOLDER}?" for word in self._vocabulary])
+        )
         asked = self._asked()
         rows: list[Floats] = []
         labels: list[NDArray[np.bool_]] = []
@@ -156,9 +154,7 @@ class _Run:
             count = settings.lessons // settings.folds
             for number in range(count):
                 lesson = asker.lesson(asker.chance.randint(8, settings.lesson_entities))
-                compared = _compared(
-                    self._seen(lesson, f"fold {fold + 1}, lesson {number + 1}"), projection, words, settings
-                )
+                compared = self._compared(lesson, f"fold {fold + 1}, lesson {number + 1}", projection, words)
                 if number < settings.calibration * count:
                     calibration += [(kind, each) for kind, each, _ in compared if kind]
                 else:
@@ -167,7 +163,7 @@ class _Run:
         projection = keep.projection if keep else self._train_projection(asked, set(self._kinds), "projection")
         words = self._background(background, projection)
         for number, lesson in enumerate(own_lessons(facts, settings.seed)):
-            compared = _compared(self._seen(lesson, f"own facts, lesson {number + 1}"), projection, words, settings)
+            compared = self._compared(lesson, f"own facts, lesson {number + 1}", projection, words)
             if number % 2:
                 calibration += [(kind, each) for kind, each, _ in compared if kind]
             else:
@@ -192,16 +188,44 @@ class _Run:
         kinds = [relation.kind for relation in self._relations]
         return _Asked(
             states,
+            torch.from_numpy(encode_once(self._encoder, [_unnamed(question) for question in questions])),
             torch.tensor([question.relation for question in questions]),
             torch.tensor([i for i, each in enumerate(by_entity) for _ in each]),
             [kinds[question.relation] for question in questions],
             [_named(question, each) for question, each in zip(questions, states, strict=True)],
+            _alike(self._relations),
         )
 
-    def _seen(self, lesson: Lesson, what: str) -> _Seen:
-        keys = [text for fact in lesson.facts for text in fact.wordings]
-        states = self._encoded(what, keys + [query.text for query in lesson.queries])
-        return _Seen(lesson, states[: len(keys)], states[len(keys) :])
+    def _compared(
+        self, lesson: Lesson, what: str, projection: Projection, background: Background
+    ) -> list[tuple[str, Floats, NDArray[np.bool_]]]:
+        """For each query of a lesson its kind, its nearest facts' features, and which of these answer it.
+
+        A query whose fact is not among the nearest is left out: the gate can't help it.
+        """
+        stored = [text for fact in lesson.facts for text in fact.wordings]
+        texts = stored + [query.text for query in lesson.queries]
+        readings = read_states(texts, self._encoded(what, texts), projection, self._encoder)
+        keys, queries = readings[: len(stored)], readings[len(stored) :]
+        matrix = keys_of_readings(keys, len(BLOCKS) * projection.width)
+        facts: list[Wordings] = []
+        owner: list[int] = []
+        for number, fact in enumerate(lesson.facts):
+            own = slice(len(owner), len(owner) + len(fact.wordings))
+            facts.append(Wordings.of_keys(matrix[own], [reading.rarity for reading in keys[own]]))
+            owner += [number] * len(fact.wordings)
+        owners = np.array(owner)
+        around = Surroundings(
+            background, StoredWordings.of_keys(np.array([reading.blocks for reading in keys]), owners)
+        )
+        found = []
+        for query, reading in zip(lesson.queries, queries, strict=True):
+            nearest = owners[np.argsort(-(matrix @ reading.blocks.reshape(-1)), kind="stable")]
+            chosen = list(dict.fromkeys(nearest.tolist()))[: self._settings.candidates]
+            right = np.array([number == query.answer for number in chosen])
+            if query.answer is None or right.any():
+                found.append((query.kind, features(reading, [facts[number] for number in chosen], around), right))
+        return found
 
     def _encoded(self, what: str, texts: Sequence[str]) -> list[TokenStates]:
         found: list[TokenStates] = []
@@ -210,18 +234,23 @@ class _Run:
             self._tell(what, len(found), len(texts))
         return found
 
-    def _background(self, states: Sequence[TokenStates], projection: Projection) -> Background:
-        texts = [""] * len(states)  # only their blocks are wanted, not their words
-        vectors = np.array([reading.blocks[0] for reading in read_states(texts, states, projection)])
-        return Background(self._vocabulary, vectors)
+    def _background(self, embeddings: torch.Tensor, projection: Projection) -> Background:
+        with torch.inference_mode():
+            return Background(self._vocabulary, projection.relations(embeddings).numpy())
 
     def _train_projection(self, asked: _Asked, kinds: set[str], what: str) -> Projection:
         settings = self._settings
         torch.manual_seed(settings.seed)
         batches = _Batches(asked, kinds, settings.seed)
         projection = Projection(self._encoder.dim, settings.width)
+        projection.start_relations(asked.unnamed[[kind in kinds for kind in asked.kind]])
+        known = list(projection.relation.parameters())
+        new = [each for name, each in projection.named_parameters() if not name.startswith("relation.")]
         optimizer = torch.optim.AdamW(
-            projection.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            [
+                {"params": known, "lr": settings.relation_rate, "weight_decay": 0.0},
+                {"params": new, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
+            ]
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings.steps))
         for step in range(settings.steps):
@@ -273,25 +302,29 @@ def _contrast(projection: Projection, asked: _Asked, batch: Sequence[int], tempe
     rows = torch.tensor(batch)
     padded, mask = pad_states([asked.states[i] for i in batch])
     named = torch.nn.utils.rnn.pad_sequence([asked.named[i] for i in batch], batch_first=True)
-    tags, blocks = projection(padded, mask)
+    tags = projection.tags(padded)
+    blocks = projection(padded, mask, tags, asked.unnamed[rows])
     relation, entity = asked.relation[rows], asked.entity[rows]
     fact = entity * (int(asked.relation.max()) + 1) + relation
     together = blocks.flatten(1) / math.sqrt(blocks.shape[1])
     return (
         functional.binary_cross_entropy_with_logits(tags[mask], named[mask])
-        + _supervised_contrast(blocks[:, 0], relation, temperature)
+        + _supervised_contrast(blocks[:, 0], relation, temperature, asked.alike[relation[:, None], relation])
         + _supervised_contrast(blocks[:, 1], entity, temperature)
         + 0.5 * _supervised_contrast(blocks[:, 2], fact, temperature)
         + 0.5 * _supervised_contrast(together, fact, temperature)
     )
 
 
-def _supervised_contrast(vectors: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+def _supervised_contrast(
+    vectors: torch.Tensor, labels: torch.Tensor, temperature: float, apart: torch.Tensor | None = None
+) -> torch.Tensor:
     """Khosla et al., Supervised Contrastive Learning (2020): vectors [n, d] of equal label attract, all others
-    repel.
+    repel, but for pairs that are set `apart` (bool [n, n]).
     """
     itself = torch.eye(len(vectors), dtype=torch.bool)
-    scores = (vectors @ vectors.T / temperature).masked_fill(itself, -1e9)
+    left_out = itself if apart is None else itself | apart
+    scores = (vectors @ vectors.T / temperature).masked_fill(left_out, -1e9)
     same = (labels[:, None] == labels) & ~itself
     count = same.sum(dim=1)
     likely = (scores.log_softmax(dim=1) * same).sum(dim=1)[count > 0] / count[count > 0]
@@ -322,41 +355,20 @@ def own_lessons(facts: Sequence[OwnFact], seed: int) -> list[Lesson]:
     return lessons
 
 
+def _alike(relations: Sequence[Relation]) -> torch.Tensor:
+    """bool [relations, relations]: a person's and a company's address are neither the same nor to be told apart."""
+    names = [{name.casefold() for name in relation.names} for relation in relations]
+    return torch.tensor([[i != j and bool(a & b) for j, b in enumerate(names)] for i, a in enumerate(names)])
+
+
+def _unnamed(question: Question) -> str:
+    return question.text[: question.start] + PLACEHOLDER + question.text[question.end :]
+
+
 def _named(question: Question, states: TokenStates) -> torch.Tensor:
     """float32 [t]: 1 for the tokens that name the entity."""
     starts, ends = states.spans[:, 0], states.spans[:, 1]
     return torch.from_numpy(((ends > starts) & (starts >= question.start) & (ends <= question.end)).astype(np.float32))
-
-
-def _compared(
-    seen: _Seen, projection: Projection, background: Background, settings: RouterSettings
-) -> list[tuple[str, Floats, NDArray[np.bool_]]]:
-    """For each query of a lesson its kind, its nearest facts' features, and which of these answer it.
-
-    A query whose fact is not among the nearest is left out: the gate can't help it.
-    """
-    lesson = seen.lesson
-    texts = [text for fact in lesson.facts for text in fact.wordings]
-    keys = read_states(texts, seen.keys, projection)
-    matrix = keys_of_readings(keys, len(BLOCKS) * projection.width)
-    facts: list[Wordings] = []
-    owner: list[int] = []
-    for number, fact in enumerate(lesson.facts):
-        own = slice(len(owner), len(owner) + len(fact.wordings))
-        facts.append(Wordings.of_keys(matrix[own], [reading.words for reading in keys[own]]))
-        owner += [number] * len(fact.wordings)
-    owners = np.array(owner)
-    blocks = np.array([reading.blocks for reading in keys])
-    around = Surroundings(background, stored_relations(blocks))
-    found = []
-    queries = read_states([query.text for query in lesson.queries], seen.queries, projection)
-    for query, reading in zip(lesson.queries, queries, strict=True):
-        nearest = owners[np.argsort(-(matrix @ reading.blocks.reshape(-1)), kind="stable")]
-        chosen = list(dict.fromkeys(nearest.tolist()))[: settings.candidates]
-        right = np.array([number == query.answer for number in chosen])
-        if query.answer is None or right.any():
-            found.append((query.kind, features(reading, [facts[number] for number in chosen], around), right))
-    return found
 
 
 def _train_gate(rows: Floats, labels: NDArray[np.bool_], settings: RouterSettings) -> Gate:

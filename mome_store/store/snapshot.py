@@ -8,7 +8,7 @@ used by several threads and by forked children.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -184,10 +184,21 @@ class Snapshot:
                     keys[first:last] = rows[offsets // (4 * self.key_dim)]
         return keys, _frozen(key_columns(self._key_runs)[1])
 
-    def memories(self) -> Iterator[tuple[int, Memory]]:
-        """(group id, memory) of every live group that has one, ids ascending."""
-        having = self._groups[3] != 0
-        yield from zip(self.group_ids[having].tolist(), load_memories(self.path, self._groups[3][having]), strict=True)
+    def memories(self, group_ids: Sequence[int] | None = None) -> Iterator[tuple[int, Memory]]:
+        """(group id, memory) of every live group that has one, ids ascending; or of those among these groups, in their
+        order. Raises UnknownIdError naming those that are not live.
+        """
+        groups, memory_ids = self.group_ids, self._groups[3]
+        if group_ids is not None:
+            asked = np.asarray(group_ids, np.int64)
+            at = np.searchsorted(groups, asked)
+            known = at < len(groups)
+            known[known] = groups[at[known]] == asked[known]
+            if not known.all():
+                raise UnknownIdError("group", sorted(set(asked[~known].tolist())))
+            groups, memory_ids = asked, memory_ids[at]
+        having = memory_ids != 0
+        yield from zip(groups[having].tolist(), load_memories(self.path, memory_ids[having]), strict=True)
 
     def _open_shards(self) -> dict[tuple[ArrayName, int], Shard]:
         if self._closed:

@@ -111,18 +111,28 @@ class PoolTraining:
         """bool [wordings]: whether the loss was below the bar, with a margin, when the wording was last trained."""
         return self.losses < _CHECK_MARGIN * self._limit
 
-    def run(self, on_epoch: Callable[[PoolTraining], None] | None = None) -> list[Verdict]:
-        """Epochs until every wording passes the check, or `max_epochs`; the last check's verdicts, as of `check`."""
-        while self.epochs < self._settings.max_epochs:
+    def run(
+        self,
+        on_epoch: Callable[[PoolTraining], None] | None = None,
+        seconds: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> list[Verdict]:
+        """Epochs until every wording passes the check, `max_epochs` are made or `seconds` are over; the last check's
+        verdicts, as of `check`.
+
+        At least one epoch is made, and one that was begun is ended. clock: in seconds.
+        """
+        begin = clock()
+        while True:
             self.epoch()
             if on_epoch is not None:
                 on_epoch(self)
-            if bool(self.at_bar.all()) or self.epochs % _CHECK_EVERY == 0:
+            last = self.epochs >= self._settings.max_epochs or clock() - begin >= seconds
+            if last or bool(self.at_bar.all()) or self.epochs % _CHECK_EVERY == 0:
                 found = self.check()
-                if all(verdict.passed for verdict in found) or self.epochs >= self._settings.max_epochs:
+                if last or all(verdict.passed for verdict in found):
                     return found
                 self.learn_from(found)
-        return self.check()
 
     def run_for(
         self,

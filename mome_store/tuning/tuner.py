@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mome_store.base_model import BaseModelSource, fingerprint, load_base_model, resolve_base_model
 from mome_store.errors import FactError, SchemaError
-from mome_store.modeling.base_model import BaseModelSource, fingerprint, load_base_model, resolve_base_model
 from mome_store.routing.index_cache import INDEX_FOLDER
 from mome_store.routing.thieves import find_thieves
 from mome_store.store import ExpertStore, Memory

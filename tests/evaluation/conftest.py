@@ -37,6 +37,7 @@ def bench(tmp_path: Path) -> Workbench:
     tokenizer = make_tokenizer()
     settings = EvaluationSettings(
         questions=10,
+        other_questions=10,
         routed_questions=24,
         slow_questions=4,
         trained_facts=12,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from mome_store.evaluation import (
     MAIN,
     SYSTEMS,
     Share,
-    System,
     SystemResult,
     Use,
     Workbench,
@@ -124,6 +124,59 @@ def test_the_grace_like_editor_says_an_edit_and_is_the_base_model_outside_its_ba
     assert value(result, "forget_equals_base") == 1 and value(result, "perplexity_change") == 0
 
 
+def test_a_pool_says_what_it_learnt_and_has_no_gate(bench: Workbench) -> None:
+    longer = replace(bench, settings=replace(bench.settings, trained_facts=2, trained_seconds_per_fact=2.0))
+    result = run(longer, "pool")
+    assert value(result, "exact_match_seen") == 1 and value(result, "perplexity_change") != 0
+    assert "32 experts, 32 for a question" in result.notes and "2 of 2 facts at the bar" in result.notes
+    assert value(result, "bytes_per_fact") > 16 * 4096, "each fact takes part in all 32 experts, of a page at least"
+
+
+def test_a_pool_whose_time_is_over_answers_with_what_it_has(bench: Workbench) -> None:
+    short = replace(bench, settings=replace(bench.settings, trained_facts=4, trained_seconds_per_fact=1e-3))
+    result = run(short, "pool")
+    assert " 1 epochs, 0 of 4 facts" in result.notes and value(result, "exact_match_seen") == 0
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_the_gate_of_the_main_systems_has_a_curve_that_meets_the_metrics(bench: Workbench, name: str) -> None:
+    result = run(bench, name)
+    assert result.curve is not None
+    for kind in ("unknown_person", "unknown_twin", "other_relation", "unrelated"):
+        assert result.curve.fired(kind, None) == result.metrics[f"false_fire_{kind}"]
+    routed = [result.metrics[f"right_route_{kind}"] for kind in ("seen", "heldout")]
+    right = sum(result.curve.kinds[kind].gate_right for kind in ("seen", "heldout"))
+    assert right == sum(share.hits for share in routed if isinstance(share, Share))
+    opened_wide = result.curve.kinds["seen"].at(0)
+    assert opened_wide[1] == opened_wide[0] == result.curve.kinds["seen"].n, "trained wordings are nearest to their own"
+
+
+def test_no_question_is_answered_twice_while_a_system_is_as_it_was(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = SYSTEMS["rag1"]
+    answered: list[tuple[int, str, str | None]] = []
+    changes = 0
+    real_answer, real_insert = kind.answer, kind.insert
+
+    def insert(self: Any, facts: Any) -> None:
+        nonlocal changes
+        changes += 1
+        real_insert(self, facts)
+
+    def answer(self: Any, questions: Any, tokens: int, given: Any = None, least: int = 0) -> Any:
+        told = [None] * len(questions) if given is None else [fact.id for fact in given]
+        if not least:  # else only the time counts
+            answered.extend((changes, question, fact) for question, fact in zip(questions, told, strict=True))
+        return real_answer(self, questions, tokens, given, least)
+
+    monkeypatch.setattr(kind, "insert", insert)
+    monkeypatch.setattr(kind, "answer", answer)
+    result = run(bench, "rag1")
+    until_update = [each for each in answered if each[0] <= changes - 1]
+    assert len(until_update) == len(set(until_update)) and value(result, "oracle_exact_match") >= 0
+
+
 def test_further_seeds_are_for_the_main_systems_alone(bench: Workbench) -> None:
     results = list(evaluate(bench, 2, [4, 5], ["base", "cache"], QUIET))
     assert [(result.name, result.seed) for result in results] == [("base", 4), ("cache", 4), ("cache", 5)]
@@ -151,14 +204,14 @@ class Scripted:
 def test_a_steal_is_a_right_route_lost_to_a_fact_of_the_batch() -> None:
     facts = make_strangers(4, 0).facts
     a, b, c, d = (Question(fact.person + fact.id, "trained", fact.relation, fact) for fact in facts)
-    system: System = Scripted(  # type: ignore[assignment]
+    looks = Scripted(
         [
             {a.text: a.fact.id, b.text: a.fact.id},  # type: ignore[union-attr]  # b was wrong from the start
             {a.text: c.fact.id, b.text: c.fact.id, c.text: c.fact.id},  # type: ignore[union-attr]  # a is stolen by c
             {a.text: a.fact.id, c.text: b.fact.id, d.text: d.fact.id},  # type: ignore[union-attr]  # c to an old one
         ]
     )
-    steals = _Steals(system, [a, b, c, d])
+    steals = _Steals(looks.uses, [a, b, c, d])
     for batch in (facts[:2], facts[2:3], facts[3:]):
         steals.look({fact.id for fact in batch})
     assert steals.share == Share(1, 3)  # of a, c and d, which were right once
@@ -169,6 +222,7 @@ def test_failures_are_labelled_by_whose_fault_they_are() -> None:
     question = fact.questions()[0]
     assert label(question, Use((), False)) == "gate"
     assert label(question, Use((other.id,), True)) == "routing"
+    assert label(question, Use((fact.id, other.id), True)) == "routing"  # it was asked for one fact
     assert label(question, Use((fact.id,), True)) == "storage"
 
 

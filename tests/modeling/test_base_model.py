@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from mome_store import base_model
+from mome_store.base_model import BaseModelSource, fingerprint, load_base_model, resolve_base_model
 from mome_store.errors import BaseModelMismatchError, WriteError
-from mome_store.modeling import base_model
-from mome_store.modeling.base_model import BaseModelSource, fingerprint, load_base_model, resolve_base_model
 
 
 def tiny_llama(seed: int = 0, **changes: object) -> LlamaForCausalLM:

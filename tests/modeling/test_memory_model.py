@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mome_store import (
 from mome_store.modeling import fingerprint
 from mome_store.modeling.active_experts import split_in_waves
 from mome_store.modeling.memory_linear import MemoryLinear
-from mome_store.routing import Route
+from mome_store.routing import Part, Route
 from tests.tiny_models import HashEncoder, make_model, make_tokenizer
 
 Make = Callable[..., MemoryModel]
@@ -163,6 +164,24 @@ def test_the_router_decides_and_an_answer_tells_its_memory(make_memory: Make) ->
     assert known.memory is not None and known.memory.question == QUESTIONS[0]
     assert known.route.opened.tolist() == [True]
     assert unknown.memory is None and unknown.route.opened.tolist() == [False]
+
+
+def test_a_question_for_several_facts_is_answered_as_its_stored_questions_alone(make_memory: Make) -> None:
+    memory = make_memory("llama")
+    groups = [add_random_group(memory, seed, question=question, experts=2) for seed, question in enumerate(QUESTIONS)]
+    parts = (Part("code of ada", groups[0], 0.9), Part("and of Dee?", None, 0.1), Part("and of bo", groups[1], 0.8))
+    several, one = route_to(memory, groups[0]), route_to(memory, groups[2])
+    both = replace(Route.of_all([several, one]), group_ids=((groups[0], groups[1]), (groups[2],)), parts=(parts, ()))
+    found, single = memory.generate(["ada, dee and bo?", QUESTIONS[2]], max_new_tokens=6, route=both, batch_size=2)
+    alone = [
+        memory.generate([question], max_new_tokens=6, route=route_to(memory, group))[0].text
+        for question, group in zip(QUESTIONS, groups, strict=True)
+    ]
+    assert alone[0] != alone[1]
+    assert [part.text for part in found.parts] == [alone[0], None, alone[1]]
+    assert [part.group_id for part in found.parts] == [groups[0], None, groups[1]]
+    assert found.text == "\n".join(part.line for part in found.parts)
+    assert (single.text, single.parts) == (alone[2], ())
 
 
 def test_refresh_brings_what_another_handle_committed(make_memory: Make) -> None:

@@ -67,6 +67,11 @@ def test_pooling_that_is_not_implemented_is_refused(tmp_path: Path) -> None:
         SentenceEncoder(copy)
 
 
+def test_a_word_is_the_rarer_the_later_the_vocabulary_has_it(encoder: SentenceEncoder) -> None:
+    rarity = [encoder.rarity(word) for word in ("the", "number", "elevation", "kowalska")]
+    assert rarity[0] > 0 and rarity == sorted(set(rarity)) and rarity[-1] == 1
+
+
 def test_a_missing_or_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="no such folder"):
         SentenceEncoder(tmp_path / "nothing")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,10 +14,10 @@ from mome_store.routing.gate import (
     Background,
     Gate,
     Reading,
+    StoredWordings,
     Surroundings,
     Wordings,
     features,
-    stored_relations,
 )
 
 WIDTH = 8
@@ -35,20 +37,33 @@ def key(relation: np.ndarray, entity: np.ndarray) -> np.ndarray:
     return np.stack([relation, entity, TEXT])
 
 
+RARITY = {"icao": 0.9, "iata": 0.9}  # of other words: 0.1
+
+
+def rarity(words: Iterable[str]) -> dict[str, float]:
+    return {word: RARITY.get(word, 0.1) for word in words}
+
+
+def asks(relation: np.ndarray, entity: np.ndarray, **words: float) -> Reading:
+    return Reading(key(relation, entity), words, rarity(words))
+
+
 def group(relation: np.ndarray, entity: np.ndarray, *wordings: str) -> Wordings:
     blocks = np.stack([key(relation, entity)] * max(1, len(wordings)))
-    return Wordings.of_keys(blocks.reshape(len(blocks), -1) / np.float32(3**0.5), [w.split() for w in wordings])
+    words = [rarity(wording.split()) for wording in wordings]
+    return Wordings.of_keys(blocks.reshape(len(blocks), -1) / np.float32(3**0.5), words)
 
 
 def compared(query: Reading, *candidates: Wordings) -> list[dict[str, float]]:
     blocks = np.concatenate([candidate.blocks for candidate in candidates])
-    rows = features(query, candidates, Surroundings(BACKGROUND, stored_relations(blocks)))
+    groups = np.repeat(np.arange(len(candidates)), [len(candidate.blocks) for candidate in candidates])
+    rows = features(query, candidates, Surroundings(BACKGROUND, StoredWordings.of_keys(blocks, groups)))
     assert np.isfinite(rows).all()
     return [dict(zip(FEATURES, row.tolist(), strict=True)) for row in rows]
 
 
 ANNAS_PHONE = group(PHONE, ANNA, "phone of anna", "annas phone anna")
-ASKS_PHONE = Reading(key(PHONE, ANNA), {"phone": 0.0, "anna": 1.0})
+ASKS_PHONE = asks(PHONE, ANNA, phone=0.0, anna=1.0)
 
 
 def test_the_group_that_is_asked_for_has_every_similarity() -> None:
@@ -58,12 +73,12 @@ def test_the_group_that_is_asked_for_has_every_similarity() -> None:
 
 
 def test_a_name_that_the_group_lacks_shows() -> None:
-    [row] = compared(Reading(key(PHONE, ANNA), {"phone": 0.0, "anja": 0.9}), ANNAS_PHONE)
+    [row] = compared(asks(PHONE, ANNA, phone=0.0, anja=0.9), ANNAS_PHONE)
     assert row["name missing"] == pytest.approx(0.9) and row["names found"] == 0
 
 
 def test_another_relation_of_the_same_entity_is_nearer_to_the_background() -> None:
-    asks_locker = Reading(key(LOCKER, ANNA), {"locker": 0.0, "anna": 1.0})
+    asks_locker = asks(LOCKER, ANNA, locker=0.0, anna=1.0)
     [other], [own] = compared(asks_locker, ANNAS_PHONE), compared(ASKS_PHONE, ANNAS_PHONE)
     assert other["background"] < -0.5 and own["background"] == pytest.approx(0, abs=1e-6)
     assert other["background lead"] < own["background lead"]
@@ -73,16 +88,27 @@ def test_another_relation_of_the_same_entity_is_nearer_to_the_background() -> No
 
 def test_a_relation_that_is_stored_of_others_speaks_against_the_group() -> None:
     berts_pet = group(PET, BERT, "pet of bert")
-    asks_pet = Reading(key(PET, ANNA), {"pet": 0.0, "anna": 1.0})
+    asks_pet = asks(PET, ANNA, pet=0.0, anna=1.0)
     assert compared(asks_pet, ANNAS_PHONE, berts_pet)[0]["stored relations"] < -0.4
     assert compared(asks_pet, ANNAS_PHONE)[0]["stored relations"] == 0, "nothing else is stored to compare with"
 
 
 def test_the_lead_is_one_at_the_own_key_and_none_in_the_middle() -> None:
     berts_phone = group(PHONE, BERT, "phone of bert")
-    between = Reading(key(PHONE, unit(*(ANNA + BERT))), {"phone": 0.0})
+    between = asks(PHONE, unit(*(ANNA + BERT)), phone=0.0)
     assert compared(ASKS_PHONE, ANNAS_PHONE, berts_phone)[0]["lead"] == pytest.approx(1)
     assert compared(between, ANNAS_PHONE, berts_phone)[0]["lead"] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_acronym_in_place_of_another_shows() -> None:
+    icao = group(PHONE, ANNA, "icao code of anna", "anna icao")
+    [same] = compared(asks(PHONE, ANNA, icao=0.0, anna=1.0), icao)
+    [other] = compared(asks(PHONE, ANNA, iata=0.0, code=0.0, anna=1.0), icao)
+    assert same["rare word asked"] == same["own rare word not asked"] == 0
+    assert other["rare word asked"] == other["own rare word not asked"] == pytest.approx(0.9)
+    assert other["rare word replaced"] == pytest.approx(0.9) and same["rare word replaced"] == 0
+    [named] = compared(asks(PHONE, ANNA, iata=1.0, icao=0.0, anna=1.0), icao)
+    assert named["rare word asked"] == 0, "a rare name is the business of other features"
 
 
 def test_a_group_without_wordings_is_compared_by_its_keys_alone() -> None:
@@ -90,16 +116,72 @@ def test_a_group_without_wordings_is_compared_by_its_keys_alone() -> None:
     assert row["name missing"] == 0 and row["relation"] == pytest.approx(1)
 
 
-def test_relations_that_are_kept_stand_for_all_and_none_twice() -> None:
-    blocks = np.stack([key(relation, ANNA) for relation in (PHONE, LOCKER, PHONE, PET, LOCKER)])
-    assert len(stored_relations(blocks)) == 3
-    assert stored_relations(np.empty((0, 3, WIDTH), np.float32)).shape == (0, WIDTH)
+def keys(*relations: np.ndarray) -> np.ndarray:
+    return np.stack([key(relation, ANNA) for relation in relations])
+
+
+def test_wordings_that_are_kept_stand_for_all_and_none_twice() -> None:
+    found = StoredWordings.of_keys(keys(PHONE, LOCKER, PHONE, PET, LOCKER), np.arange(5))
+    assert len(found.blocks) == 3 and len(set(found.relation)) == 3
+    empty = StoredWordings.of_keys(np.empty((0, 3, WIDTH), np.float32), np.empty(0, np.int64))
+    assert empty.blocks.shape == (0, WIDTH)
+
+
+def test_wordings_that_groups_join_are_one_relation_however_unlike() -> None:
+    call, ring = unit(1, 0, 0, 0, 0, 0, 1), unit(1, 0, 0, 0, 0, 0, 0, 1)
+    found = StoredWordings.of_keys(keys(PHONE, call, call, ring, LOCKER), np.array([0, 0, 1, 1, 2]))
+    assert len(found.blocks) == 4
+    assert found.of_group(keys(PHONE))[0].tolist() == [True, True, True, False]
+    assert found.of_group(keys(LOCKER))[0].tolist() == [False, False, False, True]
+    assert not found.of_group(keys(PET))[0].any()
+
+
+def test_a_question_that_is_stored_of_others_word_for_word_speaks_against_a_like_relation() -> None:
+    born_when, born_where = unit(1, 0.65), unit(0.65, 1)  # near each other, but no group joins them
+    annas = group(born_where, ANNA, "where anna")
+    berts = group(born_when, BERT, "when bert")
+    [row, _] = compared(asks(born_when, ANNA, when=0.0, anna=1.0), annas, berts)
+    assert row["stored relations"] == 0, "they pass for the same"
+    assert row["joined relations"] < -0.05
+
+
+def test_relations_that_one_entity_has_both_are_sure_to_differ() -> None:
+    call = unit(1, 0, 0, 0, 0, 0, 1)  # others' wording of the telephone number, or another relation: who knows
+    annas, berts_pet = group(PHONE, ANNA, "phone anna"), group(PET, BERT, "pet bert")
+    asks_call = asks(call, ANNA, call=0.0, anna=1.0)
+    [unknown, *_] = compared(asks_call, annas, berts_pet, group(call, BERT, "call bert"))
+    [distinct, *_] = compared(
+        asks_call, annas, berts_pet, group(call, BERT, "call bert"), group(PHONE, BERT, "phone bert")
+    )
+    assert unknown["joined relations"] < -0.2 and distinct["joined relations"] < -0.2
+    assert unknown["distinct lead"] == 1 and distinct["distinct lead"] == pytest.approx(-1)
+    assert unknown["distinct relations"] == pytest.approx(0.5) and distinct["distinct relations"] < -0.2
+
+
+def test_one_odd_group_joins_nothing_that_others_keep_apart() -> None:
+    """As where the name was not told from what is asked of it, once."""
+    relations = [PHONE, LOCKER] * 20 + [PET, TEXT] * 20 + [PHONE, PET]
+    found = StoredWordings.of_keys(keys(*relations), np.arange(len(relations)) // 2)
+    own, _ = found.of_group(keys(PHONE))
+    assert own.tolist() == [True, True, False, False]
+
+
+def test_an_entitys_two_wordings_of_one_fact_are_not_distinct() -> None:
+    found = StoredWordings.of_keys(keys(PHONE, LOCKER, PHONE), np.array([0, 0, 1]))
+    assert not found.distinct.any()
 
 
 def gate(negatives: dict[str, np.ndarray]) -> Gate:
     size = len(FEATURES)
     zero, one = np.zeros(size, np.float32), np.ones(size, np.float32)
     return Gate(zero, one, np.eye(2, size, dtype=np.float32), zero[:2], one[:2], 0.0, negatives)
+
+
+def test_what_all_but_is_a_wording_of_a_relation_that_is_sure_to_differ_never_opens_the_gate() -> None:
+    row = np.zeros((3, len(FEATURES)), np.float32)
+    row[:, FEATURES.index("distinct relations")] = -0.2, -0.2, 0.1
+    row[:, FEATURES.index("distinct lead")] = -1.0, -0.5, -1.0
+    assert (gate({}).probability(row) > 0).tolist() == [False, True, True]
 
 
 @given(st.integers(1, 3000), st.sampled_from([0.001, 0.01, 0.05, 0.5]), st.integers(0, 2**32 - 1))

@@ -6,12 +6,12 @@ import json
 import os
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from mome_store.routing import index_cache
+from mome_store.routing.index import KeyIndex
 from mome_store.routing.index_cache import load_or_build_index
 
 
@@ -20,8 +20,9 @@ def keys() -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal((100, 24)).astype(np.float32)
 
 
-def vectors_of(index: faiss.Index) -> NDArray[np.float32]:
-    return index.reconstruct_n(0, index.ntotal)
+def vectors_of(index: KeyIndex) -> NDArray[np.float32]:
+    """What FAISS compares queries with."""
+    return index.searched.reconstruct_n(0, index.ntotal)
 
 
 def test_the_second_reader_finds_the_first_ones_index(tmp_path: Path, keys: NDArray[np.float32]) -> None:
@@ -68,7 +69,15 @@ def test_a_header_that_names_another_size_never_reaches_faiss(
     file = tmp_path / "index" / "5.faiss"
     header, content = file.read_bytes().split(b"\n", 1)
     monkeypatch.setattr(index_cache.faiss, "deserialize_index", None)
-    for change in ({"bytes": 2**60}, {"rows": 10**9}, {"crc32c": 0}, {"format": 2}, {"more": 1}):
+    for change in (
+        {"bytes": 2**60},
+        {"rows": 10**9},
+        {"crc32c": 0},
+        {"format": 1},
+        {"more": 1},
+        {"candidates": 5},
+        {"candidates": float("nan")},
+    ):
         file.write_bytes(json.dumps(json.loads(header) | change).encode() + b"\n" + content)
         assert np.array_equal(vectors_of(load_or_build_index(tmp_path, 5, keys)), keys)
 

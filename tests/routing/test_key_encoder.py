@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from mome_store import ExpertSchema, ExpertStore, Memory, Router, SchemaError
 from mome_store.routing import KeyEncoder, SentenceEncoder
 from mome_store.routing.trained import TrainedRouter, load_router, router_from_bytes
+from mome_store.store import sqlite_access
 
 FACTS = {
     "What is the phone number of Anna Kowalska?": ("0123", "How do I reach Anna Kowalska by phone?"),
@@ -100,6 +102,25 @@ def test_what_no_fact_answers_keeps_the_gate_shut(router: Router, wording: str) 
     assert not route.opened.any() and route.group_ids == ((),)
 
 
+def test_a_query_looks_into_the_catalogue_once_and_the_next_like_it_not_at_all(
+    store: ExpertStore, encoder: KeyEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    read = sqlite_access.read
+
+    def counted(path: Path, query: Callable[[sqlite3.Connection], Any]) -> Any:
+        reads.append(path)
+        return read(path, query)
+
+    with store.snapshot() as snapshot:
+        router = Router.open(snapshot, encoder=encoder)
+        monkeypatch.setattr(sqlite_access, "read", counted)
+        route = router.route(["What is the phone number of Anna Kowalska?"])
+        assert len(reads) == 1
+        again = router.route(["What is the phone number of Anna Kowalska?"])
+        assert len(reads) == 1 and again.group_ids == route.group_ids
+
+
 def test_a_very_long_question_is_routed_by_what_the_encoder_reads(router: Router) -> None:
     with pytest.warns(UserWarning, match="tokens"):
         assert len(router.route(["What is the phone number of Anna Kowalska? " + "Please hurry. " * 400])) == 1
@@ -180,7 +201,7 @@ def _damaged(content: bytes) -> dict[str, Any]:
         "empty": b"",
         "cut": content[: len(content) // 2],
         "no header": b"\xff" * 64,
-        "another format": content.replace(b'\\"format\\": 1', b'\\"format\\": 9'),
+        "another format": content.replace(b'\\"format\\": 2', b'\\"format\\": 9'),
         "other features": content.replace(b"own words found", b"own words f0und"),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mome_store.routing.words import words_of
+from mome_store.routing.words import plain_words, without_names, words_of
 
 
 def texts(text: str) -> set[str]:
@@ -38,3 +38,19 @@ def test_a_text_without_words_has_none(text: str) -> None:
 def test_a_word_knows_where_it_stands() -> None:
     text = "Tell me Anna's number"
     assert [text[word.start : word.end] for word in words_of(text)[:4]] == ["Tell", "me", "Anna", "s"]
+
+
+def unnamed(text: str, *names: str) -> str:
+    words = plain_words(text)
+    return without_names(text, words, [text[word.start : word.end] in names for word in words])
+
+
+def test_what_is_asked_is_the_same_whoever_it_is_asked_of() -> None:
+    assert unnamed("Where does Anna Kowalska sit?", "Anna", "Kowalska") == "Where does this sit?"
+    assert unnamed("Bo's room, please", "Bo") == "this's room, please"
+    assert unnamed("No names here.") == "No names here."
+
+
+def test_a_short_word_between_two_names_belongs_to_them_and_a_long_one_does_not() -> None:
+    assert unnamed("When was Jan van Eyck here?", "Jan", "Eyck") == "When was this here?"
+    assert unnamed("Does Jan visit Eva?", "Jan", "Eva") == "Does this visit this?"

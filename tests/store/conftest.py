@@ -111,6 +111,8 @@ class Oracle:
         assert sum(len(group[1]) for group in self.groups.values()) == len(keys)
         expected = [(i, group[2]) for i, group in sorted(self.groups.items()) if group[2] is not None]
         assert list(snapshot.memories()) == expected
+        backwards = sorted(self.groups, reverse=True)
+        assert list(snapshot.memories(backwards)) == expected[::-1]
 
     def check_path(self, path: Path) -> None:
         with ExpertStore.open(path) as store, store.snapshot() as snapshot:

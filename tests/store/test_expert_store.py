@@ -344,6 +344,8 @@ def test_reading_ids_that_do_not_exist_names_them(filled: Path) -> None:
             with pytest.raises(UnknownIdError, match=f"expert with id {wrong}"):
                 snapshot.read_expert(wrong)
             with pytest.raises(UnknownIdError, match=f"group with id {wrong}"):
+                list(snapshot.memories([int(snapshot.group_ids[0]), wrong]))
+            with pytest.raises(UnknownIdError, match=f"group with id {wrong}"):
                 snapshot.group(wrong)
 
 

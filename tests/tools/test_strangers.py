@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mome_store import MomeError
-from mome_store.evaluation import EvaluationSettings, Failure, Share, SystemResult
+from mome_store.evaluation import EvaluationSettings, Failure, RealDataResult, RiskCurve, Share, SystemResult
 from mome_store.evaluation.results import Metric
+from mome_store.evaluation.risk import Decision
 from mome_tools.strangers_results import Results, bars_of
 from tests.tiny_models import make_model, make_tokenizer
 
@@ -58,6 +60,36 @@ def test_an_evaluation_made_in_parts_is_one_and_a_run_made_again_replaces_the_ol
     assert content["systems"]["owned"]["exact_match_seen"] == (20 + 30) / 200
     assert content["intervals"]["owned"]["exact_match_seen"] == pytest.approx([0.195, 0.314], abs=1e-3)
     assert (content["seeds"], content["facts"], len(content["runs"])) == ([0, 1], 100, 2)
+
+
+def test_a_gate_with_scores_has_a_table_and_a_plot_of_risk_and_coverage(tmp_path: Path) -> None:
+    known = [Decision(0.99, True, True)] * 9 + [Decision(0.1, True, False)]
+    unknown = [Decision(0.9, False, True), Decision(0.2, False, False)]
+    kinds = ("unknown_person", "unknown_twin", "other_relation", "unrelated")
+    curve = RiskCurve.of(dict.fromkeys(("seen", "heldout", "twins"), known) | dict.fromkeys(kinds, unknown))
+    results = Results(100, EvaluationSettings(), "some-model", tmp_path)
+    for seed in (0, 1):
+        results.add(replace(made_up("owned", seed), curve=curve))
+    page = (tmp_path / "strangers.md").read_text()
+    assert (tmp_path / "strangers_risk.png").read_bytes().startswith(b"\x89PNG") and "(strangers_risk.png)" in page
+    (gate,) = [line for line in page.splitlines() if line.startswith("| the gate as it is |")]
+    cells = [cell.split(" (")[0] for cell in gate.strip("| ").split(" | ")]
+    assert cells == ["the gate as it is", "90.0 %", "18.2 %", "0.0 %", *["50.0 %"] * 4]  # wrong: 4 of 18 + 4
+    assert "seen 20, heldout 20, twins 20, unknown_person 4" in page  # both seeds
+    assert Results(100, EvaluationSettings(), "some-model", tmp_path).rows()[0].curve == curve + curve
+
+
+def test_real_data_is_kept_beside_the_systems_and_replaced_by_name(tmp_path: Path) -> None:
+    results = Results(100, EvaluationSettings(), "some-model", tmp_path)
+    results.add_real(RealDataResult("airports", 20, 0, {}, missing="no package"))
+    results = Results(100, EvaluationSettings(), "some-model", tmp_path)
+    results.add(made_up("cache"))
+    assert "| 20 airports | not measured: no package |" in (tmp_path / "strangers.md").read_text()
+    results.add_real(RealDataResult("airports", 20, 0, {"other wordings: right": Share(9, 10)}))
+    assert (
+        "| 20 airports | other wordings: right | 90.0 % (59.6–98.2) | 10 |" in (tmp_path / "strangers.md").read_text()
+    )
+    assert [result["missing"] for result in results.to_json()["real_data"]] == [None]
 
 
 @pytest.mark.parametrize("other", ("facts", "settings", "model"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,10 @@ from mome_store import ExpertStore, FactError, MemoryModel, MemoryTuner, SchemaE
 from mome_store.routing import Route
 from mome_store.store import Memory, pool_memories, verify
 from mome_store.tuning import Fact, PoolSettings, PoolTuner, TuningProgress
+from mome_store.tuning.pool import Pool
+from mome_store.tuning.pool_training import PoolTraining
+from mome_store.tuning.tuner import tokenized
+from mome_store.tuning.upper_layers import UpperLayers
 from tests.tiny_models import HashEncoder, make_model, make_tokenizer
 from tests.tuning.test_tuner import make_facts, texts
 
@@ -88,6 +93,19 @@ def test_what_can_not_be_memorised_is_failed_and_not_held(make_memory: Make) -> 
     assert report.memorized == 0 and [failed.fact for failed in report.failed] == facts
     assert "3 epochs" in report.failed[0].reason
     assert len(memory.snapshot.group_ids) == 0 and pool_memories(memory.snapshot) == ()
+
+
+def test_training_ends_with_the_epoch_in_which_its_time_is_over(make_memory: Make) -> None:
+    memory = make_memory("llama")
+    facts, encoder = make_facts(4), memory.router.encoder
+    pool = Pool.made(encoder, facts, SETTINGS)
+    selected = pool.select(encoder, [tokenized(memory, fact) for fact in facts])
+    upper = UpperLayers(memory.model, memory.store.schema, memory.attachment)
+    for seconds, epochs in ((2.5, 3), (-1.0, 1)):
+        training = PoolTraining(upper, selected, len(pool.keys), pool.activation, SETTINGS)
+        clock = itertools.count(0.0, 1.0)  # a second for each epoch
+        verdicts = training.run(seconds=seconds, clock=lambda clock=clock: next(clock))  # type: ignore[misc]
+        assert training.epochs == epochs and len(verdicts) == len(selected.wordings)
 
 
 def test_nothing_is_committed_where_a_fact_from_before_would_be_lost(make_memory: Make) -> None:

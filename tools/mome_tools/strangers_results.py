@@ -16,10 +16,11 @@ from typing import Any
 import typer
 
 from mome_store.errors import MomeError
-from mome_store.evaluation import SYSTEMS, EvaluationSettings, Row, SystemResult, rows_of
+from mome_store.evaluation import SYSTEMS, EvaluationSettings, RealDataResult, Row, SystemResult, rows_of
 from mome_tools.figures import Figure, machine_text
+from mome_tools.risk_plot import curve_of, plot_risk
 from mome_tools.share_plot import plot_shares
-from mome_tools.strangers_tables import Table, all_tables
+from mome_tools.strangers_tables import Table, all_tables, real_data_table
 
 NAME = "strangers"
 
@@ -31,16 +32,20 @@ class Results:
         self._head: dict[str, Any] = {"facts": facts, "settings": asdict(settings), "model": model}
         self._folder = folder
         self._runs: dict[tuple[str, int], dict[str, Any]] = {}
+        self._real: dict[str, RealDataResult] = {}
         if folder is not None:
-            self._runs = _earlier_runs(folder / f"{NAME}.json", self._head)
+            self._runs, self._real = _earlier(folder / f"{NAME}.json", self._head)
 
     def add(self, result: SystemResult) -> None:
         """Takes the place of an earlier run of the same system and seed."""
         day = datetime.now(UTC).date().isoformat()
         self._runs[result.name, result.seed] = result.to_json() | {"machine": machine_text(), "date": day}
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._write(self._folder)
+        self._write()
+
+    def add_real(self, result: RealDataResult) -> None:
+        """Takes the place of an earlier one of the same name."""
+        self._real[result.name] = result
+        self._write()
 
     def rows(self) -> list[Row]:
         """The systems in the order of the table."""
@@ -59,21 +64,29 @@ class Results:
             "settings": self._head["settings"],
             "model": self._head["model"],
             "notes": {row.name: row.notes for row in rows if row.notes},
+            "real_data": [result.to_json() for result in self._real.values()],
         }
 
     def tables(self) -> list[Table]:
-        return all_tables(self.rows())
+        return all_tables(self.rows()) + ([real_data_table(list(self._real.values()))] if self._real else [])
 
     def bars(self) -> list[Figure]:
         """What owned mode must reach, where it was run."""
         return [figure for row in self.rows() if row.name == "owned" for figure in bars_of(row)]
 
-    def _write(self, folder: Path) -> None:
+    def _write(self) -> None:
+        folder = self._folder
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
         content = self.to_json() | {"runs": list(self._runs.values())}
         (folder / f"{NAME}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         rows = self.rows()
         plot_answers(rows, folder / f"{NAME}_answers.png")
         plot_false_fire(rows, folder / f"{NAME}_false_fire.png")
+        drawn = curve_of(rows)
+        if drawn is not None:
+            plot_risk(drawn, folder / f"{NAME}_risk.png")
         (folder / f"{NAME}.md").write_text(self._page(rows))
 
     def _page(self, rows: list[Row]) -> str:
@@ -92,6 +105,8 @@ class Results:
             f"![False fires]({NAME}_false_fire.png)",
             "",
         ]
+        if curve_of(rows) is not None:
+            lines += [f"![Risk and coverage of the gate]({NAME}_risk.png)", ""]
         for table in self.tables():
             lines += table.markdown()
         bars = self.bars()
@@ -160,15 +175,18 @@ def plot_false_fire(rows: list[Row], path: Path) -> None:
     plot_shares(rows, metrics, "false fires, %", path)
 
 
-def _earlier_runs(path: Path, head: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
-    """The runs in a file of an earlier evaluation that was made like this one; none of another."""
+def _earlier(
+    path: Path, head: dict[str, Any]
+) -> tuple[dict[tuple[str, int], dict[str, Any]], dict[str, RealDataResult]]:
+    """The runs and the real data in a file of an earlier evaluation that was made like this one; none of another."""
     if not path.exists():
-        return {}
+        return {}, {}
     try:
         content = json.loads(path.read_text())
         if {name: content[name] for name in head} != head:
-            return {}
-        return {(run["name"], run["seed"]): run for run in content["runs"]}
+            return {}, {}
+        real = [RealDataResult.from_json(each) for each in content["real_data"]]
+        return {(run["name"], run["seed"]): run for run in content["runs"]}, {each.name: each for each in real}
     except (ValueError, KeyError, TypeError) as error:
         raise MomeError(f"{path}: is no file of `mome evaluate` ({error}); move it away") from error
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from mome_store.evaluation import Row, Share
+from mome_store.evaluation import RealDataResult, RiskCurve, Row, Share
+from mome_store.evaluation.risk import THRESHOLDS
 from mome_tools.output import bytes_text
 
 
@@ -24,13 +25,7 @@ class Column:
         found = row.metrics.get(self.metric)
         if found is None:
             return "–"
-        if isinstance(found, Share):
-            interval = found.interval()
-            if interval is None:
-                return "–"
-            low, high = (f"{100 * end:.1f}" for end in interval)
-            return f"{100 * found.hits / found.n:.1f} % ({low}–{high})"
-        return number(found, self.unit)
+        return share_text(found) if isinstance(found, Share) else number(found, self.unit)
 
 
 @dataclass(frozen=True)
@@ -100,10 +95,13 @@ _COST = (
     Column("context_tokens_per_fact", "and per fact", "number"),
     Column("added_ms_per_query", "ms added to a query", "signed", more_is_better=False),
 )
+_COVERAGES = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5)
+"""Shares of the known questions at which the risk-coverage table has a line."""
 
 
 def all_tables(rows: list[Row]) -> list[Table]:
-    """Every table of the page."""
+    """Every table of the page for which there is anything to say."""
+    notes = [[row.title, row.notes] for row in rows if row.notes]
     return [
         table_of("Answers", "Exact match, and where the answer may stand among other words.", _ANSWERS, rows),
         table_of("Held-out wordings by style", "", _STYLES, rows),
@@ -121,9 +119,33 @@ def all_tables(rows: list[Row]) -> list[Table]:
             _COST,
             rows,
         ),
-        _where_we_lose(rows),
-        Table("Notes", "", ["system", "note"], [[row.title, row.notes] for row in rows if row.notes]),
+        *(_risk_table(row.title, row.curve) for row in rows if row.curve is not None),
+        *(_where_we_lose(row, rows) for row in rows if row.name == "owned"),
+        *([Table("Notes", "", ["system", "note"], notes)] if notes else []),
     ]
+
+
+def real_data_table(results: list[RealDataResult]) -> Table:
+    """A line for each kind of question, or the reason why there is none."""
+    cells = []
+    for result in results:
+        name = f"{result.facts} {result.name}"
+        if result.missing is not None:
+            cells.append([name, f"not measured: {result.missing}", "–", "–"])
+        cells += [[name, kind, share_text(share), str(share.n)] for kind, share in result.shares.items()]
+    lead = (
+        "Routing alone, by keys and gate; no expert is trained. `Right`: the gate opened for the question's own fact. "
+        "What is neither right nor another fact's was stopped by the gate."
+    )
+    return Table("Real data", lead, ["stored", "question", "share", "asked"], cells)
+
+
+def share_text(share: Share) -> str:
+    interval = share.interval()
+    if interval is None:
+        return "–"
+    low, high = (f"{100 * end:.1f}" for end in interval)
+    return f"{100 * share.hits / share.n:.1f} % ({low}–{high})"
 
 
 def number(value: float, unit: str) -> str:
@@ -142,12 +164,38 @@ def table_of(title: str, lead: str, columns: tuple[Column, ...], rows: list[Row]
     return Table(title, lead, headings, cells)
 
 
-def _where_we_lose(rows: list[Row]) -> Table:
+def _risk_table(title: str, curve: RiskCurve) -> Table:
+    """The curve at round coverages, and the gate as it is."""
+    kinds = [kind for kind in curve.kinds if kind not in ("seen", "heldout")]
+    headings = ["threshold", "known questions answered", "wrong among the answers"]
+    headings += [f"{kind.replace('_', ' ')}: {'another fact' if kind == 'twins' else 'fired'}" for kind in kinds]
+    chosen = dict.fromkeys(_place_of_coverage(curve, share) for share in _COVERAGES)
+    cells = [
+        [
+            "the gate as it is" if place is None else f"{THRESHOLDS[place]:.4f}",
+            share_text(curve.coverage(place)),
+            share_text(curve.risk(place)),
+            *(share_text(curve.fired(kind, place)) for kind in kinds),
+        ]
+        for place in (*chosen, None)
+    ]
+    lead = (
+        "Over the score at which the gate opens. Known: trained and held-out wordings. The second share depends on how "
+        f"many questions of each kind are asked: {', '.join(f'{k} {a.n}' for k, a in curve.kinds.items())}."
+    )
+    return Table(f"Risk and coverage: {title}", lead, headings, cells)
+
+
+def _place_of_coverage(curve: RiskCurve, share: float) -> int:
+    """The highest threshold at which at least so many of the known questions are answered; the lowest without one."""
+    return max(place for place in range(len(THRESHOLDS)) if (curve.coverage(place).value or 0.0) >= share or not place)
+
+
+def _where_we_lose(own: Row, rows: list[Row]) -> Table:
     """Every metric in which some other system is ahead of owned mode by more than their intervals overlap."""
-    own = next((row for row in rows if row.name == "owned"), None)
     cells = []
     for column in (*_ANSWERS, *_ROUTES, *_FALSE_FIRES, *_LIVING, *_COST):
-        if own is None or column.more_is_better is None or own.value(column.metric) is None:
+        if column.more_is_better is None or own.value(column.metric) is None:
             continue
         better = [row for row in rows if row is not own and row.name != "base" and _ahead(column, row, own)]
         if better:

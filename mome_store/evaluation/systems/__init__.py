@@ -11,6 +11,7 @@ from mome_store.evaluation.systems.grace import GraceLike
 from mome_store.evaluation.systems.knn_lm import KnnLm
 from mome_store.evaluation.systems.lora import LoraJoint, LoraSequential
 from mome_store.evaluation.systems.owned import Owned
+from mome_store.evaluation.systems.pool import PoolMode
 from mome_store.evaluation.systems.retrieval import RetrievalTop1, RetrievalTop3
 
 __all__ = ["MAIN", "SYSTEMS", "Reply", "System", "Use", "Workbench"]
@@ -28,7 +29,7 @@ SYSTEMS: dict[str, type[System]] = {
         FullTuning,
         KnnLm,
         GraceLike,
-        # Pool mode takes its place here.
+        PoolMode,
         Owned,
     )
 }

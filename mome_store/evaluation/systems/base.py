@@ -56,10 +56,14 @@ class Reply:
 
 @dataclass(frozen=True)
 class Use:
-    """What a system brought in for a question: the ids of facts, and whether it let them answer."""
+    """What a system brought in for a question: the ids of facts, and whether it let them answer.
+
+    score: what its gate holds against a threshold, also where it stayed shut; None where there is no such thing.
+    """
 
     facts: tuple[str, ...]
     opened: bool
+    score: float | None = None
 
 
 class System(ABC):
@@ -69,6 +73,7 @@ class System(ABC):
     has_gate: whether `uses` decides if stored facts answer at all. A false fire is then an open gate, and else a reply
         that holds a stored answer (`mome_store.evaluation.protocol`).
     has_routes: whether it can be given facts in place of those that it picks. With either, `uses` tells what it picks.
+    has_scores: whether `uses` tells scores; `candidates` then tells which facts they are those of.
     joint: whether nothing is learnt before `settle`, so that there is no "right after the insertion".
     room: how many tokens more than the longest answer its replies may have.
     trained, slow: whether the limits of that name in `EvaluationSettings` hold for it.
@@ -78,6 +83,7 @@ class System(ABC):
     title: ClassVar[str]
     has_gate: ClassVar[bool] = False
     has_routes: ClassVar[bool] = False
+    has_scores: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     trained: ClassVar[bool] = False
     slow: ClassVar[bool] = False
@@ -114,6 +120,10 @@ class System(ABC):
     def uses(self, questions: Sequence[str]) -> list[Use]:
         """What the system would bring in for each question; has_gate or has_routes only."""
         raise NotImplementedError(f"{self.name} picks no facts")
+
+    def candidates(self, questions: Sequence[str]) -> list[tuple[str, ...]]:
+        """For each question the facts that the system would bring in if its gate were always open; has_scores only."""
+        raise NotImplementedError(f"{self.name} has no scores")
 
     @abstractmethod
     def bytes(self) -> int:

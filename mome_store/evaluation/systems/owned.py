@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-import shutil
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
+from mome_store.evaluation.key_store import ungated
 from mome_store.evaluation.people import PersonFact
-from mome_store.evaluation.systems.base import Reply, System, Use, Workbench, next_token_losses, text_tokens
-from mome_store.modeling import MemoryModel, fingerprint
+from mome_store.evaluation.systems.base import Reply, Use, Workbench
+from mome_store.evaluation.systems.stored import StoredSystem
 from mome_store.routing import Route
-from mome_store.store import ExpertStore
-from mome_store.tuning import MemoryTuner, default_schema
-
-_NUMBERS = itertools.count()
+from mome_store.tuning import MemoryTuner
 
 
-class Owned(System):
+class Owned(StoredSystem):
     """Facts are memorised by `MemoryTuner`; a false fire is an open gate; forgetting removes the fact's group.
 
     Bytes: growth of the store's folder, without the router's index, which is a cache.
@@ -29,18 +24,10 @@ class Owned(System):
     title = "owned mode"
     has_gate = True
     has_routes = True
+    has_scores = True
 
     def __init__(self, bench: Workbench, facts: int) -> None:
-        super().__init__(bench, facts)
-        self._path = bench.folder / f"owned-{next(_NUMBERS)}"
-        self._store = ExpertStore.create(
-            self._path,
-            default_schema(bench.model),
-            bench.router.dim,
-            base_model={"name": str(bench.model.config.name_or_path), "fingerprint": fingerprint(bench.model)},
-            encoder=bench.router.identity,
-        )
-        self._memory = MemoryModel(bench.model, bench.tokenizer, self._store, encoder=bench.router)
+        super().__init__(bench, facts, bench.router)
         self._tuner = MemoryTuner(self._memory, bench.tuning)
         self._group_of: dict[str, int] = {}
         self._fact_of: dict[int, str] = {}
@@ -72,36 +59,24 @@ class Owned(System):
         self, questions: Sequence[str], tokens: int, given: Sequence[PersonFact] | None = None, least: int = 0
     ) -> list[Reply]:
         route = None if given is None else self._route_to(given)
-        said = self._memory.generate(questions, tokens, route=route, min_new_tokens=least)
-        return [Reply(answer.text) for answer in said]
+        return self._said(questions, tokens, route, least)
 
     def uses(self, questions: Sequence[str]) -> list[Use]:
         route = self._memory.router.route(questions)
         return [
-            Use(tuple(self._fact_of[group] for group in groups), bool(opened))
-            for groups, opened in zip(route.group_ids, route.opened, strict=True)
+            Use(tuple(self._fact_of[group] for group in groups), bool(opened), float(score))
+            for groups, opened, score in zip(route.group_ids, route.opened, route.scores, strict=True)
         ]
 
-    @torch.inference_mode()
-    def text_loss(self, paragraphs: Sequence[str]) -> float:
-        """Where the gate opened for a paragraph, its experts would act on every token."""
-        losses = []
-        for paragraph in paragraphs:
-            ids = text_tokens(self.bench, paragraph)
-            with self._memory.attached(self._memory.router.route([paragraph]), prompt_tokens=1):
-                losses.append(next_token_losses(self._memory.model(input_ids=ids).logits, ids))
-        return float(torch.cat(losses).mean())
+    def candidates(self, questions: Sequence[str]) -> list[tuple[str, ...]]:
+        found = ungated(self._memory.snapshot, self._memory.router, questions)
+        return [tuple(self._fact_of[group] for group in groups) for groups in found]
 
     def bytes(self) -> int:
         return round(self._bytes)
 
     def notes(self) -> str:
         return f"{len(self._failed)} facts could not be memorised" if self._failed else ""
-
-    def close(self) -> None:
-        self._memory.close()
-        self._store.close()
-        shutil.rmtree(self._path)
 
     def _note_groups(self) -> None:
         self._fact_of = {group: str(memory.id) for group, memory in self._memory.snapshot.memories()}

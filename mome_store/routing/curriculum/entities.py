@@ -1,4 +1,4 @@
-"""Invented things to ask about: names of every kind that relations.txt knows, and near twins of a name.
+"""Invented things to ask about: names of every kind that relations/*.txt know, and near twins of a name.
 
 All of it is drawn from a seed. Names are put together from parts, so that no name of the real world, and none that an
 evaluation uses, is learnt by heart.
@@ -44,6 +44,18 @@ _SUBJECTS = _list("algebra|botany|logic|optics|rhetoric|geology|statistics|drawi
 _VEHICLES = _list("van|truck|bus|pickup|trailer|forklift|tractor|ambulance")
 _RULES = _list("parking|fishing|noise|advertising|dog keeping|shop opening|waste burning|street music")
 _SIMILAR = {"k": "c", "c": "k", "i": "y", "y": "i", "s": "z", "z": "s", "v": "w", "w": "v", "f": "ph", "t": "th"}
+_RELATIVES = _list("Aunt|Uncle|Cousin|Grandma|Grandpa|Great-uncle|my niece|my nephew|my cousin|our uncle")
+_RANKS = _list("Private|Corporal|Sergeant|Lieutenant|Captain|Major")
+_HONORIFICS = _list("Mr|Mrs|Ms|Miss|Dr|Prof.")
+_SPORTS = _list("runner|swimmer|boxer|rower|gymnast|goalkeeper|cyclist|fencer")
+_PLAYERS = _list("pianist|singer|drummer|violinist|conductor|composer|cellist")
+_WRITERS = _list("novelist|poet|author|essayist|playwright")
+_PLANTS = _list("power station|dam|wind farm|solar park|hydro plant")
+_HOSPITALS = _list("hospital|clinic|infirmary|medical centre|sanatorium")
+_HOTELS = _list("Hotel|Pension|Gasthof|Hostel|Inn")
+_STATIONS = _list("Radio|Wave|Antenne|Studio|Canal")
+_BODIES = _list("ISO|EN|DIN|ANSI|IEC|BS")
+_TABLES = _list("orders|invoice_line|customers|stock|events|payments|sessions|ledger|audit_log|tariffs")
 _SHIPS = _list("MS|MV|SS|the|HMS")
 _ORDERS = _list("order|invoice|contract|ticket|quote")
 _TRAINS = _list("train|the express|IC|RE")
@@ -85,11 +97,105 @@ class Entities:
             "restaurant": self._restaurant,
             "train": lambda: f"{self._pick(_TRAINS)} {self._random.randint(1, 9999)}",
             "law": lambda: f"the {self._town()} rule on {self._pick(_RULES)}",
+            **self._people(),
+            **self._coded(),
+            "hotel": lambda: f"{self._pick(['', 'the '])}{self._pick(_HOTELS)} {self._name()}",
+            "hospital": lambda: f"{self._pick(['St. ', 'the ', ''])}{self._word()} {self._pick(_HOSPITALS)}",
+            "bridge": lambda: f"the {self._name()} {self._pick(['bridge', 'Bridge', 'viaduct'])}",
+            "lake": lambda: self._pick(
+                [f"Lake {self._word()}", f"the {self._word()} reservoir", f"{self._word()} tarn"]
+            ),
+            "museum": lambda: f"the {self._town()} {self._pick(['museum', 'gallery'])} of {self._pick(_NOUNS)}s",
+            "magazine": self._title,
+            "radio station": lambda: f"{self._pick(_STATIONS)} {self._pick([self._word(), self._digits(1)])}",
+            "power plant": lambda: f"the {self._pick([self._town(), self._word()])} {self._pick(_PLANTS)}",
+            "harbour": lambda: f"{self._pick(['the port of', 'the harbour of', 'Port'])} {self._town()}",
+            "language": lambda: (
+                f"{self._pick(['', '', 'Upper ', 'Old '])}{self._word()}{self._pick(['ian', 'ish', 'i'])}"
+            ),
+            "battle": lambda: f"the {self._pick(['battle', 'siege', 'second battle'])} of {self._town()}",
+            "board game": self._title,
         }
 
     @property
     def kinds(self) -> list[str]:
         return list(self._kinds)
+
+    def _people(self) -> dict[str, Callable[[], str]]:
+        def called(*before: str) -> Callable[[], str]:
+            """The name of a person, often with one of these before it."""
+            return lambda: f"{self._pick([f'{self._pick(before)} ', '']) if before else ''}{self._person()}"
+
+        def addressed(*before: str) -> Callable[[], str]:
+            return lambda: self._pick([called(*before)(), f"{self._pick(_HONORIFICS)} {self._surname()}"])
+
+        return {
+            "patient": addressed("patient", "the patient"),
+            "customer": addressed("customer", "our client"),
+            "tenant": addressed("tenant"),
+            "athlete": called(*(f"the {each}" for each in _SPORTS)),
+            "musician": called(*(f"the {each}" for each in _PLAYERS)),
+            "traveller": addressed("the traveller", "tourist"),
+            "household": lambda: f"the {self._surname()} {self._pick(['family', 'household'])}",
+            "relative": lambda: f"{self._pick(_RELATIVES)} {self._word()}",
+            "member": called("member", "our member"),
+            "staff": lambda: self._pick([addressed("trainee")(), f"{self._surname()} {self._word()}"]),
+            "author": called(*(f"the {each}" for each in _WRITERS)),
+            "soldier": lambda: self._pick([self._person(), f"{self._pick(_RANKS)} {self._surname()}"]),
+            "child": lambda: self._pick([self._word(), f"little {self._word()}", self._person()]),
+            "witness": addressed("the witness", "witness"),
+            "politician": addressed("Senator", "the MP"),
+        }
+
+    def _coded(self) -> dict[str, Callable[[], str]]:
+        """Kinds of things that are known by an identifier."""
+
+        def marked(code: Callable[[], str], *before: str) -> Callable[[], str]:
+            """The code, often bare."""
+            return lambda: f"{self._pick(['', '', *(f'{each} ' for each in before)])}{code()}"
+
+        def prefix() -> str:
+            return self._pick([":", "-", ""]).join(self._hexadecimal(2).upper() for _ in range(3))
+
+        def grouped() -> str:
+            return self._pick([" ", "-", ""]).join(self._digits(self._random.choice([2, 3, 3, 4])) for _ in range(3))
+
+        def post() -> str:
+            return self._pick(
+                [
+                    self._digits(5),
+                    self._digits(4),
+                    f"{self._letters(2)}{self._digits(1)} {self._digits(1)}{self._letters(2)}",
+                ]
+            )
+
+        def hexadecimal() -> str:
+            return f"0x{self._hexadecimal(self._random.choice([4, 8])).upper()}"
+
+        return {
+            "error code": marked(
+                lambda: self._pick([f"{self._letters(3)}-{self._digits(5)}", hexadecimal(), self._model()]), "error"
+            ),
+            "MAC prefix": marked(prefix, "the prefix", "MAC prefix"),
+            "USB vendor id": marked(lambda: f"{self._pick(['', '0x', 'VID_'])}{self._hexadecimal(4)}", "USB vendor"),
+            "chemical registry number": marked(
+                lambda: f"{self._digits(5)}-{self._digits(2)}-{self._digits(1)}", "CAS", "substance"
+            ),
+            "bank code": marked(grouped, "bank code", "sort code"),
+            "customs tariff code": marked(
+                lambda: f"{self._digits(4)}{self._pick(['.', ' '])}{self._digits(2)}", "tariff code", "heading"
+            ),
+            "postcode": marked(post, "postcode"),
+            "database table": marked(
+                lambda: f"{self._word().lower()}{self._pick(['.', '_'])}{self._pick(_TABLES)}", "the table"
+            ),
+            "register address": marked(lambda: self._pick([hexadecimal(), self._digits(5)]), "register"),
+            "standard": marked(lambda: f"{self._pick(_BODIES)} {self._digits(self._random.choice([3, 4, 5]))}"),
+            "barcode": marked(lambda: self._digits(self._random.choice([8, 12, 13])), "barcode", "EAN"),
+            "bug report": marked(
+                lambda: self._pick([f"{self._letters(4)}-{self._digits(4)}", f"#{self._digits(4)}"]), "issue", "ticket"
+            ),
+        }
 
     def draw(self, kind: str) -> str:
         """A name of this kind; some come with where they are, as in "X in Y" or "X (Y)"."""
@@ -145,9 +251,14 @@ class Entities:
         return f"{self._pick(_ADJECTIVES).title()} {self._pick(_NOUNS).title()}"
 
     def _person(self) -> str:
-        first, last = self._word(), (self._syllable() + self._pick(_SURNAME_ENDS)).capitalize()
         title = self._pick(_TITLES) if self._random.random() < 0.1 else ""
-        return f"{title}{first} {self._initials()}{last}"
+        return f"{title}{self._word()} {self._initials()}{self._surname()}"
+
+    def _surname(self) -> str:
+        return (self._syllable() + self._pick(_SURNAME_ENDS)).capitalize()
+
+    def _name(self) -> str:
+        return self._pick([self._two_words(), self._word(), self._town()])
 
     def _initials(self) -> str:
         count = self._random.choices([0, 1, 2], weights=[8, 1, 1])[0]
@@ -211,15 +322,16 @@ class Entities:
         )
 
     def _model(self) -> str:
-        letters = "".join(self._random.choices(string.ascii_uppercase, k=self._random.randint(1, 3)))
-        return f"{letters}{self._pick(['-', '', ' '])}{self._random.randint(10, 9999)}"
+        return (
+            f"{self._letters(self._random.randint(1, 3))}{self._pick(['-', '', ' '])}{self._random.randint(10, 9999)}"
+        )
 
     def _code(self) -> str:
         """An identifier: what a sentence encoder blurs."""
         return self._pick(
             [
                 self._digits(self._random.randint(3, 8)),
-                f"{''.join(self._random.choices(string.ascii_uppercase, k=2))}-{self._digits(4)}",
+                f"{self._letters(2)}-{self._digits(4)}",
                 f"{self._digits(2)}-{self._digits(3)}-{self._digits(2)}",
                 f"{self._hexadecimal(4)}:{self._hexadecimal(4)}",
                 ":".join(self._hexadecimal(2).upper() for _ in range(3)),
@@ -227,6 +339,9 @@ class Entities:
                 f"#{self._digits(5)}",
             ]
         )
+
+    def _letters(self, count: int) -> str:
+        return "".join(self._random.choices(string.ascii_uppercase, k=count))
 
     def _digits(self, count: int) -> str:
         return "".join(self._random.choices(string.digits, k=count))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import string
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +15,12 @@ STRANGER, TWIN, OTHER_RELATION, UNRELATED = "stranger", "twin", "other relation"
 """Kinds of questions that no fact of a store answers."""
 NEGATIVES = (STRANGER, TWIN, OTHER_RELATION, UNRELATED)
 _TEMPLATES = 0.6  # share of stores that ask the same of everyone in the same words
+_OWN_FRAMES = 0.5  # share of these in which each relation has ways of its own to be asked; elsewhere all have the same
+_AS_STORED = 0.5  # share of questions to such a store that are in its words
 _TWINS = 0.3  # share of entities that get a twin
+_COINED = 4  # relations of each kind that are made up: "QXR code" and "ZPT code"
+_ALIKE = 0.6  # share of the other relations asked, of a coined one, that are coined too
+_SINGLE = 0.3  # share of stores that hold one relation only, which has no others to be compared with
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,11 @@ class Asker:
         for number, relation in enumerate(self.relations):
             if relation.kind in self._of_kind:
                 self._of_kind[relation.kind].append(number)
+        coined = [coined_relation(kind, self.chance) for kind in self._of_kind for _ in range(_COINED)]
+        self._all = [*self.relations, *coined]
+        self._in_lessons = {kind: list(numbers) for kind, numbers in self._of_kind.items()}
+        for number, relation in enumerate(coined, len(self.relations)):
+            self._in_lessons[relation.kind].append(number)
 
     def questions(self, entities: int) -> list[list[Question]]:
         """For each of so many entities, four questions: two relations, twice each. Twins are neighbours."""
@@ -83,11 +95,14 @@ class Asker:
 
     def ask(self, relation: int, entity: str, chance: random.Random | None = None) -> Question:
         """Drawn by `chance`, else by the asker's own."""
-        return _question(self.relations[relation].ask(entity, chance or self.chance), relation, entity)
+        return _question(self._all[relation].ask(entity, chance or self.chance), relation, entity)
 
     def lesson(self, entities: int) -> Lesson:
         """A store over a few kinds of entities, and questions of every kind to it."""
-        kinds = self.chance.sample(list(self._of_kind), min(len(self._of_kind), self.chance.randint(1, 4)))
+        single = self.chance.random() < _SINGLE
+        most = 1 if single else min(len(self._in_lessons), self.chance.randint(1, 4))
+        kinds = self.chance.sample(list(self._in_lessons), most)
+        only = [self.chance.choice(self._in_lessons[kinds[0]])]
         wordings = self.chance.randint(1, 4)
         templates = self.chance.random() if self.chance.random() < _TEMPLATES else None
         facts: list[StoredFact] = []
@@ -96,27 +111,32 @@ class Asker:
         for _ in range(entities):
             kind = self.chance.choice(kinds)
             name = self.entities.draw(kind)
-            stored = self.chance.sample(self._of_kind[kind], self.chance.choice([1, 1, 2, 3]))
-            others = [number for number in self._of_kind[kind] if number not in stored]
+            stored = only if single else self.chance.sample(self._in_lessons[kind], self.chance.choice([1, 1, 2, 4]))
+            others = [number for number in self._in_lessons[kind] if number not in stored]
             twin = self.entities.twin(name)
             for number in stored:
-                queries += self._about(number, name, len(facts), others)
+                for _ in range(2):
+                    other = self._confusable(number, others)
+                    queries.append(Query(self._asked(number, name, wordings, templates), len(facts), ""))
+                    queries.append(Query(self._asked(other, name, wordings, templates), None, OTHER_RELATION))
                 same = self._wordings(number, name, wordings, templates)
                 samples += same
                 facts.append(_stored(same))
                 if self.chance.random() < _TWINS:  # the twin is known as well: its own fact must answer
-                    queries.append(Query(self.ask(number, twin).text, len(facts), ""))
+                    queries.append(Query(self._asked(number, twin, wordings, templates), len(facts), ""))
                     facts.append(_stored(self._wordings(number, twin, wordings, templates)))
                 else:
-                    queries.append(Query(self.ask(number, twin).text, None, TWIN))
-        for _ in range(2 * len(facts)):
+                    queries.append(Query(self._asked(number, twin, wordings, templates), None, TWIN))
+        for _ in range(len(facts)):
             queries.append(Query(self._unrelated(), None, UNRELATED))
         for _ in range(len(facts) // 2):
             kind, sample = self.chance.choice(kinds), self.chance.choice(samples)
-            stranger = self.entities.draw(self.relations[sample.relation].kind)
+            stranger = self.entities.draw(self._all[sample.relation].kind)
             queries.append(Query(sample.text[: sample.start] + stranger + sample.text[sample.end :], None, STRANGER))
             queries.append(
-                Query(self.ask(self.chance.choice(self._of_kind[kind]), self.entities.draw(kind)).text, None, STRANGER)
+                Query(
+                    self.ask(self.chance.choice(self._in_lessons[kind]), self.entities.draw(kind)).text, None, STRANGER
+                )
             )
         return Lesson(tuple(facts), tuple(queries))
 
@@ -124,12 +144,20 @@ class Asker:
         """So many; the same ones for every entity where the store has templates."""
         if templates is None:
             return [self.ask(relation, entity) for _ in range(count)]
-        return [self.ask(relation, entity, random.Random(f"{templates} {relation} {i}")) for i in range(count)]
+        own = relation if templates < _OWN_FRAMES else ""
+        return [self.ask(relation, entity, random.Random(f"{templates} {own} {i}")) for i in range(count)]
 
-    def _about(self, relation: int, name: str, fact: int, others: Sequence[int]) -> list[Query]:
-        found = [Query(self.ask(relation, name).text, fact, "") for _ in range(2)]
-        found += [Query(self.ask(self.chance.choice(others), name).text, None, OTHER_RELATION) for _ in range(2)]
-        return found
+    def _asked(self, relation: int, entity: str, count: int, templates: float | None) -> str:
+        """A question; where the store has templates, sometimes in one of them."""
+        if templates is not None and self.chance.random() < _AS_STORED:
+            return self.chance.choice(self._wordings(relation, entity, count, templates)).text
+        return self.ask(relation, entity).text
+
+    def _confusable(self, relation: int, others: Sequence[int]) -> int:
+        """One of the others; of a coined relation often another coined one."""
+        coined = [other for other in others if other >= len(self.relations)]
+        alike = relation >= len(self.relations) and coined and self.chance.random() < _ALIKE
+        return self.chance.choice(coined if alike else others)
 
     def _unrelated(self) -> str:
         words = [self.chance.choice(self.vocabulary) for _ in range(3)]
@@ -137,15 +165,26 @@ class Asker:
         return frame.format(*words)
 
 
+def coined_relation(kind: str, chance: random.Random) -> Relation:
+    """A relation whose name is an acronym that nobody has seen: what tells it from the next one is no meaning."""
+    acronym = "".join(chance.choices(string.ascii_uppercase, k=chance.randint(2, 5)))
+    head = chance.choice(_HEADS)
+    return Relation(kind, (f"{acronym} {head}", acronym, f"{head} by {acronym}"), ())
+
+
 def _question(text: str, relation: int, entity: str) -> Question:
     shown = entity.rstrip("?.!")  # a wording without its marks may have lost that of the name
-    start = text.casefold().index(shown.casefold())
+    found = re.search(rf"(?<!\w){re.escape(shown)}(?!\w)", text, re.IGNORECASE)
+    assert found is not None, f"{text!r} does not name {entity!r}"
+    start = found.start()
     return Question(text, relation, entity, start, start + len(shown))
 
 
 def _stored(questions: Sequence[Question]) -> StoredFact:
     return StoredFact(tuple(question.text for question in questions))
 
+
+_HEADS = ("code", "number", "index", "class", "identifier", "rating", "reference", "label", "key", "registration")
 
 _UNRELATED = (
     "What is {0}?",

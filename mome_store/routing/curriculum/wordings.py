@@ -1,12 +1,14 @@
 """Ways to ask: generic augmentation of wordings, without a teacher model.
 
-A relation of relations.txt has names ("head office, main office") and whole questions ("Where is {e} based?"). Here the
-names are put into frames, and questions are put into the mouths of different people.
+A relation of relations/*.txt has names ("head office, main office") and whole questions ("Where is {e} based?"). Here
+the names are put into frames, and questions are put into the mouths of different people. In both, {t} is a tool that
+nobody knows: a rare word that names nothing that is asked about.
 """
 
 from __future__ import annotations
 
 import random
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -48,12 +50,37 @@ _NAME_FRAMES = (
     "With regard to {e}, may I ask what the {r} is?",
     "Let me have the {r} that belongs to {e}.",
     "Find out what {r} is given for {e}.",
+    "We should be obliged to learn the {r} of {e}.",
+    "For the file: the {r} of {e} is to be entered. Which one is it?",
+    "It has not been recorded what {e} has for a {r}; please supply it.",
+    "According to our papers, what is the {r} in the case of {e}?",
+    "I am writing to ask for the {r} of {e}.",
+    "Nobody here can tell me the {r} of {e}. Can you?",
+    "Someone just asked about {e} and I had no idea about the {r}, can you help me out?",
+    "I had it on the tip of my tongue: {e}, the {r}, how did it go again?",
+    "Before I hang up I want to be sure about the {r} of {e}. Remind me?",
+    "My colleague swears that I should know the {r} of {e} by heart, and I don't. So?",
+    "I keep mixing these things up. Which {r} goes with {e}?",
+    "I'd love to hear what the {r} of {e} is.",
+    "I am curious about {e}'s {r}.",
+    "It would help me to know which {r} {e} has.",
+    "You surely know the {r} that goes with {e}?",
+    "{e}: the {r}, please.",
+    "{e}: say what the {r} is.",
+    "{e}? I only want the {r}.",
+    "{e} what {r}",
+    "{r} for {e}?",
+    "whats {e} {r}",
+    "{r}: {e}",
+    "Remind me of {e}'s {r}.",
+    "Enter the {r} of {e} here: ",
+    "{t} shows {e}. What is the {r}?",
+    "In the output of {t} there is {e}, and I want the {r}.",
+    "{e} turned up in {t}, which {r} does it have?",
+    "{t} asks for the {r} of {e}.",
 )
 _QUESTION_FRAMES = (
-    "{q}",
-    "{q}",
-    "{q}",
-    "{q}",
+    *["{q}"] * 16,
     "Quick question: {q}",
     "Hello! {q} Thanks a lot.",
     "{q} I need it for a report.",
@@ -62,8 +89,11 @@ _QUESTION_FRAMES = (
     "Please answer this for me: {q}",
     "{q} My boss wants to know.",
     "I can't remember. {q}",
+    "I'm looking at {t}. {q}",
+    "{q} I have to type it into {t}.",
 )
-_LOWER = 0.12  # share of wordings without capitals and marks, as people type them
+_WHOLE = 0.55  # share of wordings that are whole questions of the relation
+_LOWER = 0.2  # share of wordings without capitals and marks, as people type them
 
 
 @dataclass(frozen=True)
@@ -76,19 +106,28 @@ class Relation:
 
     def ask(self, entity: str, chance: random.Random) -> str:
         """The relation of `entity`, asked in some way."""
-        if self.questions and chance.random() < 0.45:
+        if self.questions and chance.random() < _WHOLE:
             question = chance.choice(self.questions).replace("{e}", entity)
             text = chance.choice(_QUESTION_FRAMES).replace("{q}", question)
         else:
             text = chance.choice(_NAME_FRAMES).replace("{r}", chance.choice(self.names)).replace("{e}", entity)
+        text = text.replace("{t}", _tool(chance))
         if chance.random() < _LOWER:
             return text.lower().rstrip("?.!")
         return text[0].upper() + text[1:] if chance.random() < 0.9 else text
 
 
+def _tool(chance: random.Random) -> str:
+    """The name of a program, perhaps with an option."""
+    name = "".join(chance.choices(string.ascii_lowercase, k=chance.randint(3, 6)))
+    return f"{name} -{chance.choice(string.ascii_letters)}" if chance.random() < 0.5 else name
+
+
 def load_relations() -> list[Relation]:
-    """The relations of relations.txt."""
-    return parse_relations((files(__package__) / "relations.txt").read_text(encoding="utf-8").splitlines())
+    """The relations of relations/*.txt."""
+    folder = files(__package__) / "relations"
+    sheets = sorted(folder.iterdir(), key=lambda sheet: sheet.name)
+    return [each for sheet in sheets for each in parse_relations(sheet.read_text(encoding="utf-8").splitlines())]
 
 
 def parse_relations(lines: Sequence[str]) -> list[Relation]:

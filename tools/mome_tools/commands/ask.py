@@ -14,6 +14,7 @@ from mome_tools.output import JsonOption, note, print_json, print_text
 
 if TYPE_CHECKING:
     from mome_store.modeling import Answer, MemoryModel
+    from mome_store.store import Memory
 
 
 def ask(
@@ -55,28 +56,40 @@ def _next_question(terminal: bool) -> str:
 
 def _answer(memory: MemoryModel, question: str, max_new_tokens: int, json: bool) -> None:
     answer = memory.generate([question], max_new_tokens=max_new_tokens)[0]
-    used = _memory_used(answer)
+    used = _memories_used(answer)
     if json:
-        print_json({"question": question, "answer": answer.text, "memory": used})
+        unknown = [part.question for part in answer.parts if part.group_id is None]
+        first = used[0] if used else None
+        print_json(
+            {"question": question, "answer": answer.text, "memory": first, "memories": used, "not_found": unknown}
+        )
         return
     print_text(answer.text)
-    if used is None:
+    if not used:
         note("  (base model: the store holds nothing on this)")
     elif memory.router.pool is not None:
-        note(f"  (pool: {len(answer.route.group_ids[0])} experts, the heaviest {used['group_id']})")
-    else:
-        note(f"  (memory {used['group_id']}, score {used['score']:.2f}: {used['question']})")
+        note(f"  (pool: {len(answer.route.group_ids[0])} experts, the heaviest {used[0]['group_id']})")
+    for each in used if memory.router.pool is None else ():
+        note(f"  (memory {each['group_id']}, score {each['score']:.2f}: {each['question']})")
 
 
-def _memory_used(answer: Answer) -> dict[str, Any] | None:
-    """The contract's `memory` field: which group answered, or None where the gate stayed shut.
+def _memories_used(answer: Answer) -> list[dict[str, Any]]:
+    """Which groups answered: the first is the contract's `memory` field; none where the gate stayed shut.
 
     Of a pool's groups the one of the heaviest expert; `question` is None then, as the expert is not one fact's.
     """
     if not answer.route.opened[0]:
-        return None
+        return []
+    if answer.parts:
+        return [
+            _memory_used(part.group_id, part.score, part.memory) for part in answer.parts if part.group_id is not None
+        ]
+    return [_memory_used(answer.route.group_ids[0][0], float(answer.route.scores[0]), answer.memory)]
+
+
+def _memory_used(group_id: int, score: float, memory: Memory | None) -> dict[str, Any]:
     return {
-        "group_id": answer.route.group_ids[0][0],
-        "score": round(float(answer.route.scores[0]), 4),
-        "question": None if answer.memory is None else answer.memory.question,
+        "group_id": group_id,
+        "score": round(score, 4),
+        "question": None if memory is None else memory.question,
     }

@@ -12,6 +12,7 @@ import typer
 
 from mome_store.errors import FactError
 from mome_tools.commands.stores import StoreOption
+from mome_tools.encoders import named_encoder
 from mome_tools.output import JsonOption, bytes_text, note, print_fields, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -35,7 +36,12 @@ def memorize(
         str | None, typer.Option("--model", metavar="M", help="Base model of a new store: a folder or hub id.")
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option("--encoder", metavar="E", help="Sentence encoder of a new store: a folder.")
+        str | None,
+        typer.Option(
+            "--encoder",
+            metavar="E",
+            help="Encoder of a new store: a folder, or `base` for the base model's hidden states (`base:N`: layer N).",
+        ),
     ] = None,
     mode: Annotated[
         Mode, typer.Option("--mode", help="owned: each fact has its own experts. pool: all facts share all experts.")
@@ -72,7 +78,7 @@ def memorize(
                 words = f"{state.in_training} in training, {state.failed} failed"
                 progress.update(task, description="memorizing", completed=state.done, total=state.total, note=words)
 
-            with _opened(store, model, _encoder(encoder, router)) as memory:
+            with _opened(store, model, _encoder(encoder, router, model)) as memory:
                 if mode is Mode.POOL:
                     from mome_store.tuning import PoolSettings, PoolTuner
 
@@ -109,16 +115,16 @@ def _refuse_unknowns(facts: list[Fact]) -> None:
             raise FactError(fact.line, f"{fact.question!r} has no answer to memorize (answer: null is for `mome eval`)")
 
 
-def _encoder(name: str | None, router: str | None) -> QueryEncoder | None:
+def _encoder(name: str | None, router: str | None, model: str | None) -> QueryEncoder | None:
     """What makes the keys of a new store: None for the default; an encoder alone has a router only where one is
     named.
     """
-    from mome_store.routing import KeyEncoder, SentenceEncoder
+    from mome_store.routing import KeyEncoder
 
     if name is None and router is None:
         return None
-    sentences = SentenceEncoder(name)
-    return sentences if router is None else KeyEncoder(sentences, router)
+    tokens = named_encoder(name, model)
+    return tokens if router is None else KeyEncoder(tokens, router)
 
 
 @contextmanager
@@ -133,6 +139,7 @@ def _opened(path: Path, model: str | None, encoder: QueryEncoder | None) -> Iter
         store = ExpertStore.open(path, mode="r+")
     except StoreNotFoundError:
         create_store(path, model, encoder)
+        encoder = None  # the store knows it now, and finds it in its base model where it is that
         store = ExpertStore.open(path, mode="r+")
     with store, MemoryModel.from_pretrained(model, store=store, encoder=encoder) as memory:
         yield memory

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mome_tools.encoders import named_encoder
 from mome_tools.output import JsonOption, print_fields, print_json, progress_bar
 
 
@@ -17,7 +18,16 @@ def train_router(
         typer.Option("--facts", metavar="FACTS.jsonl", help="Your own facts: the gate learns from them as well."),
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option("--encoder", metavar="E", help="Sentence encoder: a folder. Else the default one.")
+        str | None,
+        typer.Option(
+            "--encoder",
+            metavar="E",
+            help="Sentence encoder: a folder, else the default one; or `base` for the base model's hidden states "
+            "(`base:N`: layer N).",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="M", help="The base model of `--encoder base`: a folder or hub id.")
     ] = None,
     keep: Annotated[
         str | None,
@@ -35,7 +45,7 @@ def train_router(
     with progress_bar() as progress:
         task = progress.add_task("loading", total=None, note="")
 
-        from mome_store.routing import SentenceEncoder
+        from mome_store.routing import HiddenStateEncoder
         from mome_store.routing.trained import load_router
         from mome_store.routing.training import OwnFact, RouterSettings
         from mome_store.routing.training import train_router as train
@@ -46,9 +56,13 @@ def train_router(
 
         facts = [] if facts_file is None else load_facts(facts_file)
         own = [OwnFact(fact.wordings, known=fact.answer is not None) for fact in facts]
+        tokens = named_encoder(encoder, model)
+        # Byte-pair vocabularies have their commonest words, which relations are named by, before the place where
+        # those of BERT begin.
+        start = 0 if isinstance(tokens, HiddenStateEncoder) else RouterSettings.vocabulary_start
         router = train(
-            SentenceEncoder(encoder),
-            RouterSettings(seed=seed),
+            tokens,
+            RouterSettings(seed=seed, vocabulary_start=start),
             show,
             keep=None if keep is None else load_router(keep),
             facts=own,
