@@ -1,6 +1,7 @@
 """How well a router finds the right memory, and none where there is none; and what each of its ingredients is worth.
 
     python benchmarks/routing.py [--encoder E] [--router FILE] [--seeds 11 12 13] [--sizes 200 1000] [--ablations]
+    python benchmarks/routing.py --several [--encoder E] [--router FILE] [--seeds 11 12 13] [--sizes 200 1000]
 
 --encoder: as `mome memorize` takes it. Another than the default one has a trained router only where --router names one.
 
@@ -13,6 +14,9 @@ Four kinds of facts, none of which the shipped router was trained on:
 * everything else: the evaluation's texts that are about nothing stored.
 
 A share is of the questions asked. `right` means that the gate opened for the question's own fact.
+
+--several: instead, questions that need two of the people's facts (mome_store/evaluation/compound.py), and what looking
+for several facts changes for the questions of the first table, which need one or none.
 """
 
 from __future__ import annotations
@@ -22,9 +26,13 @@ import random
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
+from mome_store import Router
+from mome_store.evaluation.compound import compound_questions, measure_changes, measure_compound
 from mome_store.evaluation.intervals import Share
+from mome_store.evaluation.key_store import KeyStore
 from mome_store.evaluation.people import Question, make_strangers
 from mome_store.evaluation.real_data import QuestionSet, device_questions, routed_shares, sampled
 from mome_store.evaluation.unrelated import TEXTS
@@ -36,6 +44,7 @@ from mome_tools.encoders import named_encoder
 from mome_tools.real_sets import airport_questions
 
 ASKED = 400  # questions of a kind, at most
+SEVERAL = 100  # questions for several facts, of each kind
 
 
 def main() -> None:
@@ -45,8 +54,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--sizes", type=int, nargs="+", default=[200, 1000])
     parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--several", action="store_true")
     arguments = parser.parse_args()
     tokens = named_encoder(arguments.encoder, None)
+    if arguments.several:
+        several(KeyEncoder(tokens, arguments.router), arguments.sizes, arguments.seeds)
+        return
     systems: dict[str, QueryEncoder] = {"encoder and lead": tokens}
     if arguments.router or not arguments.encoder:
         systems["trained router"] = trained = KeyEncoder(tokens, arguments.router)
@@ -59,6 +72,38 @@ def main() -> None:
             for name, encoder in systems.items():
                 for kind, share in counted(encoder, runs).items():
                     print(f"| {size} {make.__name__} | {name} | {kind} | {share.value:.2%} | {share.n} |", flush=True)
+
+
+def several(encoder: KeyEncoder, sizes: Sequence[int], seeds: Sequence[int]) -> None:
+    """Two tables: questions for several facts, and what looking for them changes for the others."""
+    print("| facts | seed | kind of question | right | another fact | one at a time | not taken apart | n |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for size, seed in product(sizes, seeds):
+        strangers = make_strangers(size, seed)
+        with tempfile.TemporaryDirectory() as folder, KeyStore(Path(folder, "store"), encoder) as store:
+            groups = store.insert([each.fact for each in strangers.facts])
+            shares = measure_compound(
+                store.router,
+                Router.open(store.snapshot, encoder=encoder, several=False),
+                {fact.id: group for fact, group in zip(strangers.facts, groups, strict=True)},
+                compound_questions(strangers, SEVERAL, seed),
+            )
+        for kind, share in shares.items():
+            told = " | ".join(f"{each:.0%}" for each in (share.right, share.another, share.apart, share.before))
+            print(f"| {size} people | {seed} | {kind} | {told} | {share.n} |", flush=True)
+    print("\n| facts | seed | kind of question | another route | opened newly | n |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for size, seed, make in product(sizes, seeds, (airports, people, devices)):
+        if (run := make(size, seed)) is None:
+            continue
+        asked = {kind: [text for text, _ in known] for kind, known in run.known.items()} | run.unknown
+        with tempfile.TemporaryDirectory() as folder, KeyStore(Path(folder, "store"), encoder) as store:
+            store.insert(run.facts)
+            plain = Router.open(store.snapshot, encoder=encoder, several=False)
+            for kind, texts in asked.items():
+                found = measure_changes(store.router, plain, texts)
+                row = f"{size} {make.__name__} | {seed} | {kind} | {found.changed} | {found.opened} | {found.n}"
+                print(f"| {row} |", flush=True)
 
 
 def without(encoder: KeyEncoder, name: str) -> KeyEncoder:

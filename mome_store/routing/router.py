@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mome_store.errors import SchemaError
-from mome_store.routing.apart import Joint, take_apart
+from mome_store.routing.apart import Compound, Joint, take_apart
 from mome_store.routing.encoder import QueryEncoder, SentenceEncoder, TokenEncoder
 from mome_store.routing.gate import Reading, StoredWordings, Surroundings, Wordings, features
 from mome_store.routing.hidden_states import HiddenStateEncoder
@@ -33,7 +33,7 @@ from mome_store.routing.key_encoder import KeyEncoder, keys_of_readings
 from mome_store.routing.pool import PoolRouter
 from mome_store.routing.projection import BLOCKS
 from mome_store.routing.route import Part, Route
-from mome_store.routing.several import Decision, Judge, bar_of
+from mome_store.routing.several import Decision, Judge, bar_of, unsettled
 
 if TYPE_CHECKING:
     from mome_store.store import Memory, Snapshot
@@ -161,12 +161,12 @@ class Router:
         decisions: Sequence[Decision],
         encoder: KeyEncoder,
     ) -> list[tuple[Part, ...]]:
-        """The parts of each query. Nothing is encoded where no query can be several."""
-        compounds = {
-            i: compound
-            for i, (query, reading) in enumerate(zip(queries, readings, strict=True))
-            if (compound := take_apart(query, reading.words)) is not None
-        }
+        """The parts of each query. Where none can be several nothing more is encoded."""
+        compounds: dict[int, Compound] = {}
+        for i, (query, reading, decision) in enumerate(zip(queries, readings, decisions, strict=True)):
+            compound = take_apart(query, reading.words)
+            if compound and (compound := unsettled(compound, decision, self._stands_in)):
+                compounds[i] = compound
         texts = list(dict.fromkeys(text for compound in compounds.values() for text in compound.texts()))
         decided = dict(zip(texts, self._compared(texts, encoder.read(texts), encoder), strict=True)) if texts else {}
         judge = Judge(decided, partial(bar_of, encoder.router.gate, self._false_fire), self._stands_in)

@@ -38,25 +38,38 @@ class Decision:
     opened: bool
 
 
+StandsIn = Callable[[Joint, int], bool]
+"""Whether a joint is in a wording of a group."""
+
+
+def unsettled(compound: Compound, whole: Decision, stands_in: StandsIn) -> Compound | None:
+    """What is left of a compound without the ways of taking it apart at a joint of the winner's own wordings: on these
+    nothing more needs to be decided. None where nothing is left.
+    """
+    if len(compound.clauses) > 1:
+        return None if _belong(compound.joints, whole, stands_in) else compound
+    [clause] = compound.clauses
+    splits = tuple(split for split in clause.splits if not _belong(split.joints, whole, stands_in))
+    return replace(compound, clauses=(replace(clause, splits=splits),)) if splits else None
+
+
 @dataclass(frozen=True)
 class Judge:
     """decisions: the gate's, on `Compound.texts()`. bar: what the score of a part that was tried in so many wordings
-    must reach. stands_in: whether a joint is in a wording of a group.
+    must reach.
     """
 
     decisions: Mapping[str, Decision]
     bar: Callable[[int], float]
-    stands_in: Callable[[Joint, int], bool]
+    stands_in: StandsIn
 
     def parts(self, compound: Compound, whole: Decision) -> tuple[Part, ...]:
         """The parts that a text is taken apart into, in its order; none where it is left as it is.
 
-        whole: the decision on the text itself.
+        compound: what is `unsettled` of it. whole: the decision on the text itself.
         """
         if len(compound.clauses) == 1:
             return self._parts_of_clause(compound.clauses[0], whole)
-        if self._belong(compound.joints, whole):
-            return ()
         parts: list[Part] = []
         for clause in compound.clauses:
             own = self.decisions[clause.text]
@@ -69,16 +82,12 @@ class Judge:
         """Those of the split that finds most."""
         best: tuple[Part, ...] = ()
         for split in clause.splits:
-            if not self._belong(split.joints, own):
+            if not _belong(split.joints, own, self.stands_in):
                 parts = self._found(split.parts)
                 certain = split.certain or (clause.asks_at_once and not own.opened)
                 if _enough(parts, certain, own) and len(_groups(parts)) > len(_groups(best)):
                     best = parts
         return best
-
-    def _belong(self, joints: Sequence[Joint], decision: Decision) -> bool:
-        """Whether one of the joints is in the winner's own wordings."""
-        return decision.opened and any(self.stands_in(joint, decision.group_id) for joint in joints)
 
     def _found(self, wordings: Sequence[Sequence[str]]) -> tuple[Part, ...]:
         """Each part with the group that it finds. Of two that find the same one the likelier is kept, and the other
@@ -111,6 +120,11 @@ def bar_of(gate: Gate, false_fire: float | None, tries: int) -> float:
         )
         for kind, values in gate.negatives.items()
     )
+
+
+def _belong(joints: Sequence[Joint], decision: Decision, stands_in: StandsIn) -> bool:
+    """Whether one of the joints is in the winner's own wordings."""
+    return decision.opened and any(stands_in(joint, decision.group_id) for joint in joints)
 
 
 def _groups(parts: Sequence[Part]) -> set[int]:
