@@ -70,7 +70,7 @@ class Names:
             values = [self._likely.get(fold(word), 0.0) for word in re.findall(r"\w+", name)]
             return stands_out(name), sum(values) / len(values)
 
-        return max((_POSSESSIVE.sub("", text[slice(*span)]) for span in self.of(text)), key=surety, default=None)
+        return max((self._without_rest(text[slice(*span)]) for span in self.of(text)), key=surety, default=None)
 
     def resolved(self, text: str, named: str | None) -> str:
         """The text with the name in place of pronouns, up to where it names somebody itself."""
@@ -87,6 +87,19 @@ class Names:
             return f"{named}'s" if owns else str(named)
 
         return WORD.sub(name, text)
+
+    def _without_rest(self, name: str) -> str:
+        """A name alone: without its possessive, and where others of its words have capitals or digits without small
+        ones at its end that are hardly of it ("Bo Chen born").
+        """
+        own = [
+            word.end()
+            for word in WORD.finditer(name)
+            if stands_out(word.group()) or self._value(word.group()) >= _LIKELY
+        ]
+        if stands_out(name) and own:
+            name = name[: own[-1]]
+        return _POSSESSIVE.sub("", name)
 
     def _value(self, word: str) -> float:
         """How likely a word is of a name; below 0 where it can't be."""

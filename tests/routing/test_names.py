@@ -51,3 +51,9 @@ def test_a_pronoun_gets_the_name_before_it(text: str, resolved: str) -> None:
 def test_the_surest_name_is_one_that_stands_out_and_has_no_possessive() -> None:
     assert NAMES.surest("ada brandt and Bo Chen's dog") == "Bo Chen"
     assert NAMES.surest("what is it?") is None
+
+
+def test_a_pronoun_does_not_stand_for_a_word_after_the_name_that_may_be_of_it() -> None:
+    names = Names(LIKELY | {"born": 0.3})
+    assert names.surest("When was Bo Chen born?") == "Bo Chen"
+    assert names.surest("when was bo chen born?") == "bo chen born"  # nothing tells where it ends
