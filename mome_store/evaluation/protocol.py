@@ -107,6 +107,7 @@ def run_system(
         run.insert()
         run.ask_about_facts()
         run.ask_what_no_fact_answers()
+        on_progress("plain text and time", 0, len(speed_questions))
         run.metrics["perplexity_change"] = math.exp(system.text_loss(paragraphs())) - math.exp(base_loss)
         run.metrics["added_ms_per_query"] = _milliseconds(system, speed_questions, settings.speed_tokens) - base_speed
         notes = system.notes()
