@@ -99,7 +99,7 @@ _PRONOUNS = ({"she": "she", "her": "her", "hers": "her"}, {"she": "he", "her": "
 
 
 @dataclass(frozen=True)
-class Compound:
+class CompoundQuestion:
     """A question for two facts. facts: those of its parts that are stored. alone: the parts, asked one at a time."""
 
     text: str
@@ -142,7 +142,7 @@ class _Asked:
     fact: PersonFact | None
 
 
-def compound_questions(strangers: Strangers, count: int, seed: int) -> dict[str, list[Compound]]:
+def compound_questions(strangers: Strangers, count: int, seed: int) -> dict[str, list[CompoundQuestion]]:
     """`count` questions of each of the `KINDS`. Wordings of single facts in them are trained and held-out ones."""
     rng = random.Random(f"compound-{seed}")
     made = _Maker(strangers, rng)
@@ -156,7 +156,7 @@ def compound_questions(strangers: Strangers, count: int, seed: int) -> dict[str,
 
 
 def measure_compound(
-    router: Router, plain: Router, group_of: Mapping[str, int], questions: Mapping[str, Sequence[Compound]]
+    router: Router, plain: Router, group_of: Mapping[str, int], questions: Mapping[str, Sequence[CompoundQuestion]]
 ) -> dict[str, CompoundShares]:
     """The shares of each kind.
 
@@ -207,7 +207,7 @@ class _Maker:
         twins = [person for question in strangers.unknown_twins if (person := _person_of(question))]
         self._unknown = (everyone, everyone, twins)
 
-    def two_people(self, known: bool, also: bool) -> Compound:
+    def two_people(self, known: bool, also: bool) -> CompoundQuestion:
         relation = self._rng.choice(self._relations)
         first = self._one(relation, known)
         second = self._one(relation, also, besides=first.person)
@@ -219,7 +219,7 @@ class _Maker:
         )
         return self._compound(text, first, second)
 
-    def two_relations(self, known: bool, also: bool) -> Compound:
+    def two_relations(self, known: bool, also: bool) -> CompoundQuestion:
         """Of one person, who is known as soon as one part is."""
         while True:
             if known or also:
@@ -242,7 +242,7 @@ class _Maker:
         )
         return self._compound(text, first, second)
 
-    def two_questions(self, known: bool, also: bool) -> Compound:
+    def two_questions(self, known: bool, also: bool) -> CompoundQuestion:
         one, other = self._rng.sample(self._relations, 2)
         first = self._one(one, known)
         second = self._one(other, also, besides=first.person)
@@ -253,10 +253,12 @@ class _Maker:
         )
         return self._compound(text, first, second, tuple(texts))
 
-    def _compound(self, text: str, first: _Asked, second: _Asked, alone: tuple[str, ...] | None = None) -> Compound:
+    def _compound(
+        self, text: str, first: _Asked, second: _Asked, alone: tuple[str, ...] | None = None
+    ) -> CompoundQuestion:
         if alone is None:
             alone = tuple(f"What is the {FORMS[each.relation.name].noun} of {each.person}?" for each in (first, second))
-        return Compound(text, tuple(each.fact for each in (first, second) if each.fact is not None), alone)
+        return CompoundQuestion(text, tuple(each.fact for each in (first, second) if each.fact is not None), alone)
 
     def _one(self, relation: Relation, known: bool, besides: str = "") -> _Asked:
         while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mome_store.evaluation.systems.base import Use
 from mome_store.routing import Router
 from mome_store.store import ExpertSchema, ExpertStore, Memory
 
@@ -85,6 +86,14 @@ def keys_of(router: Router, wordings: Sequence[str]) -> NDArray[np.float32]:
     """float32 [n, key_dim]: the keys under which the memory tuner would store these wordings."""
     keys: Any = router.encoder.encode(wordings) @ router.w_q.T
     return np.asarray(keys, np.float32)
+
+
+def uses_of(route: Route, fact_of: Mapping[int, str]) -> list[Use]:
+    """What a gate brought in for each question. fact_of: the fact of each group."""
+    return [
+        Use(tuple(fact_of[group] for group in groups), bool(opened), float(score))
+        for groups, opened, score in zip(route.group_ids, route.opened, route.scores, strict=True)
+    ]
 
 
 def ungated(snapshot: Snapshot, router: Router, questions: Sequence[str]) -> list[tuple[int, ...]]:

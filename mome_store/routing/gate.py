@@ -64,9 +64,9 @@ _MOST_WORDINGS = 1024
 _SAME_WORDING = 0.97  # cosine of two relation blocks
 _OWN_RELATION = 0.85
 _SAME_ENTITY = 0.9  # of two entity blocks
-_ANCHORS = 512
-_JOINS = 0.1
-_NEARER, _ALL_BUT = 0.1, 0.9
+_ANCHORS = 512  # keys that all others are compared with to see which are of one entity
+_JOINS = 0.1  # share of the groups with one of two wordings that must have both
+_NEARER, _ALL_BUT = 0.1, 0.9  # of a relation that is sure to differ: how much nearer, and how far on the way to it
 _FAR = 0.5  # as far as matters
 _NO_DISTANCE = 0.05  # of two relations that are all but one: the lead between them is noise and must stay small
 

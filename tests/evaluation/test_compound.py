@@ -12,7 +12,7 @@ from mome_store.evaluation.compound import (
     FORMS,
     KINDS,
     Changes,
-    Compound,
+    CompoundQuestion,
     compound_questions,
     measure_changes,
     measure_compound,
@@ -29,7 +29,7 @@ def strangers() -> Strangers:
 
 
 @pytest.fixture(scope="module")
-def questions(strangers: Strangers) -> dict[str, list[Compound]]:
+def questions(strangers: Strangers) -> dict[str, list[CompoundQuestion]]:
     return compound_questions(strangers, COUNT, seed=4)
 
 
@@ -38,27 +38,27 @@ def test_every_relation_has_its_forms() -> None:
 
 
 def test_a_seed_gives_the_same_questions_and_another_seed_others(
-    strangers: Strangers, questions: dict[str, list[Compound]]
+    strangers: Strangers, questions: dict[str, list[CompoundQuestion]]
 ) -> None:
     assert compound_questions(strangers, COUNT, seed=4) == questions
     assert compound_questions(strangers, COUNT, seed=5) != questions
 
 
-def test_each_kind_asks_for_as_many_stored_facts_as_it_says(questions: dict[str, list[Compound]]) -> None:
+def test_each_kind_asks_for_as_many_stored_facts_as_it_says(questions: dict[str, list[CompoundQuestion]]) -> None:
     stored = dict(zip(KINDS, (2, 2, 2, 1, 0), strict=True))
     assert {kind: len(asked) for kind, asked in questions.items()} == dict.fromkeys(KINDS, COUNT)
     for kind, asked in questions.items():
         assert all(len({fact.id for fact in each.facts}) == stored[kind] and len(each.alone) == 2 for each in asked)
 
 
-def test_the_text_names_every_person_that_is_asked_about(questions: dict[str, list[Compound]]) -> None:
+def test_the_text_names_every_person_that_is_asked_about(questions: dict[str, list[CompoundQuestion]]) -> None:
     for asked in questions.values():
         for each in asked:
             assert "{" not in each.text
             assert all(fact.person.lower() in each.text.lower() for fact in each.facts)
 
 
-def test_kinds_ask_about_as_many_people_and_relations_as_they_say(questions: dict[str, list[Compound]]) -> None:
+def test_kinds_ask_about_as_many_people_and_relations_as_they_say(questions: dict[str, list[CompoundQuestion]]) -> None:
     for kind, people, relations in ((KINDS[0], 2, 1), (KINDS[1], 1, 2), (KINDS[2], 2, 2)):
         for each in questions[kind]:
             assert len({fact.person for fact in each.facts}) == people
@@ -81,7 +81,7 @@ class TableRouter:
 
 def test_a_route_is_right_with_all_groups_that_are_asked_for_and_no_other(strangers: Strangers) -> None:
     one, two = strangers.facts[:2]
-    asked = [Compound(str(i), (one, two), ("one?", "two?")) for i in range(4)]
+    asked = [CompoundQuestion(str(i), (one, two), ("one?", "two?")) for i in range(4)]
     router = TableRouter({"0": (1, 2), "1": (2, 1), "2": (1,), "3": (1, 2, 3)})
     plain = TableRouter({"0": (1,), "one?": (1,), "two?": (2,)})
     found = measure_compound(router, plain, {one.id: 1, two.id: 2}, {"both": asked})["both"]  # type: ignore[arg-type]

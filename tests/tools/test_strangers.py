@@ -37,7 +37,7 @@ def made_up(name: str, seed: int = 0, failures: tuple[Failure, ...] = (), **othe
 
 
 def test_a_saved_evaluation_holds_tables_bars_failures_and_plots(tmp_path: Path) -> None:
-    results = Results(100, EvaluationSettings(), "some-model", tmp_path)
+    results = Results(100, EvaluationSettings(), "some-model", "some-router", tmp_path)
     failure = Failure("heldout", "Where is it?", "here", "there", "routing", ("Ada / pet",))
     results.add(made_up("owned", failures=(failure,), exact_match_seen=Share(100, 100), perplexity_change=0.0))
     results.add(made_up("rag1", exact_match_heldout=Share(99, 100), steal_rate=None))
@@ -54,7 +54,7 @@ def test_a_saved_evaluation_holds_tables_bars_failures_and_plots(tmp_path: Path)
 
 def test_an_evaluation_made_in_parts_is_one_and_a_run_made_again_replaces_the_old_one(tmp_path: Path) -> None:
     for seed, hits in ((0, 10), (1, 20), (0, 30)):
-        results = Results(100, EvaluationSettings(), "some-model", tmp_path)
+        results = Results(100, EvaluationSettings(), "some-model", "some-router", tmp_path)
         results.add(made_up("owned", seed, exact_match_seen=Share(hits, 100)))
     content = json.loads((tmp_path / "strangers.json").read_text())
     assert content["systems"]["owned"]["exact_match_seen"] == (20 + 30) / 200
@@ -67,7 +67,7 @@ def test_a_gate_with_scores_has_a_table_and_a_plot_of_risk_and_coverage(tmp_path
     unknown = [Decision(0.9, False, True), Decision(0.2, False, False)]
     kinds = ("unknown_person", "unknown_twin", "other_relation", "unrelated")
     curve = RiskCurve.of(dict.fromkeys(("seen", "heldout", "twins"), known) | dict.fromkeys(kinds, unknown))
-    results = Results(100, EvaluationSettings(), "some-model", tmp_path)
+    results = Results(100, EvaluationSettings(), "some-model", "some-router", tmp_path)
     for seed in (0, 1):
         results.add(replace(made_up("owned", seed), curve=curve))
     page = (tmp_path / "strangers.md").read_text()
@@ -76,13 +76,13 @@ def test_a_gate_with_scores_has_a_table_and_a_plot_of_risk_and_coverage(tmp_path
     cells = [cell.split(" (")[0] for cell in gate.strip("| ").split(" | ")]
     assert cells == ["the gate as it is", "90.0 %", "18.2 %", "0.0 %", *["50.0 %"] * 4]  # wrong: 4 of 18 + 4
     assert "seen 20, heldout 20, twins 20, unknown_person 4" in page  # both seeds
-    assert Results(100, EvaluationSettings(), "some-model", tmp_path).rows()[0].curve == curve + curve
+    assert Results(100, EvaluationSettings(), "some-model", "some-router", tmp_path).rows()[0].curve == curve + curve
 
 
 def test_real_data_is_kept_beside_the_systems_and_replaced_by_name(tmp_path: Path) -> None:
-    results = Results(100, EvaluationSettings(), "some-model", tmp_path)
+    results = Results(100, EvaluationSettings(), "some-model", "some-router", tmp_path)
     results.add_real(RealDataResult("airports", 20, 0, {}, missing="no package"))
-    results = Results(100, EvaluationSettings(), "some-model", tmp_path)
+    results = Results(100, EvaluationSettings(), "some-model", "some-router", tmp_path)
     results.add(made_up("cache"))
     assert "| 20 airports | not measured: no package |" in (tmp_path / "strangers.md").read_text()
     results.add_real(RealDataResult("airports", 20, 0, {"other wordings: right": Share(9, 10)}))
@@ -92,13 +92,14 @@ def test_real_data_is_kept_beside_the_systems_and_replaced_by_name(tmp_path: Pat
     assert [result["missing"] for result in results.to_json()["real_data"]] == [None]
 
 
-@pytest.mark.parametrize("other", ("facts", "settings", "model"))
+@pytest.mark.parametrize("other", ("facts", "settings", "model", "router"))
 def test_runs_that_were_made_otherwise_are_not_mixed_in(tmp_path: Path, other: str) -> None:
-    Results(100, EvaluationSettings(), "some-model", tmp_path).add(made_up("base"))
+    Results(100, EvaluationSettings(), "some-model", "some-router", tmp_path).add(made_up("base"))
     results = Results(
         200 if other == "facts" else 100,
         EvaluationSettings(questions=7) if other == "settings" else EvaluationSettings(),
         "other-model" if other == "model" else "some-model",
+        "other-router" if other == "router" else "some-router",
         tmp_path,
     )
     assert results.rows() == []
@@ -107,11 +108,11 @@ def test_runs_that_were_made_otherwise_are_not_mixed_in(tmp_path: Path, other: s
 def test_another_file_of_that_name_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "strangers.json").write_text("[]")
     with pytest.raises(MomeError, match="move it away"):
-        Results(100, EvaluationSettings(), "some-model", tmp_path)
+        Results(100, EvaluationSettings(), "some-model", "some-router", tmp_path)
 
 
 def test_a_bar_is_left_out_where_nothing_was_measured() -> None:
-    results = Results(100, EvaluationSettings(), "some-model", None)
+    results = Results(100, EvaluationSettings(), "some-model", "some-router", None)
     results.add(made_up("owned", exact_match_twins=Share(0, 0)))
     names = [figure.name for figure in bars_of(results.rows()[0])]
     assert "exact match, held-out wordings" in names and "exact match, twins" not in names

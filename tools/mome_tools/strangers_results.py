@@ -1,11 +1,12 @@
 """The results of `mome evaluate`: kept run by run in strangers.json, told as tables, plots and a page.
 
 A file that is there already is added to: runs of other systems or seeds stay if they were made with the same number of
-facts, the same settings and the same base model, so that a long evaluation can be made in parts and a row made anew.
+facts, the same settings, base model and router, so that a long evaluation can be made in parts and a row made anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -17,6 +18,7 @@ import typer
 
 from mome_store.errors import MomeError
 from mome_store.evaluation import SYSTEMS, EvaluationSettings, RealDataResult, Row, SystemResult, rows_of
+from mome_store.routing import KeyEncoder, QueryEncoder
 from mome_tools.figures import Figure, machine_text
 from mome_tools.risk_plot import curve_of, plot_risk
 from mome_tools.share_plot import plot_shares
@@ -28,8 +30,9 @@ NAME = "strangers"
 class Results:
     """What was found so far, and the files it is written to after each system, if `folder` is given."""
 
-    def __init__(self, facts: int, settings: EvaluationSettings, model: str, folder: Path | None) -> None:
-        self._head: dict[str, Any] = {"facts": facts, "settings": asdict(settings), "model": model}
+    def __init__(self, facts: int, settings: EvaluationSettings, model: str, router: str, folder: Path | None) -> None:
+        """router: as `router_text` tells it."""
+        self._head: dict[str, Any] = {"facts": facts, "settings": asdict(settings), "model": model, "router": router}
         self._folder = folder
         self._runs: dict[tuple[str, int], dict[str, Any]] = {}
         self._real: dict[str, RealDataResult] = {}
@@ -63,6 +66,7 @@ class Results:
             "seeds": sorted({seed for row in rows for seed in row.seeds}),
             "settings": self._head["settings"],
             "model": self._head["model"],
+            "router": self._head["router"],
             "notes": {row.name: row.notes for row in rows if row.notes},
             "real_data": [result.to_json() for result in self._real.values()],
         }
@@ -95,7 +99,8 @@ class Results:
         lines = [
             "# Ten thousand strangers",
             "",
-            f"`mome evaluate --facts {self._head['facts']} --save docs/results`; base model {self._head['model']}.",
+            f"`mome evaluate --facts {self._head['facts']} --save docs/results`; base model {self._head['model']}, "
+            f"router {self._head['router']}.",
             f"Settings: {settings}.",
             f"Machine: {'; '.join(machines)}.",
             "",
@@ -127,6 +132,13 @@ def parse_seeds(text: str) -> list[int]:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no list of seeds, such as 0,1,2", param_hint="--seeds") from None
     return seeds
+
+
+def router_text(encoder: QueryEncoder) -> str:
+    """What makes the keys and decides: its name, and of a trained router the checksum, which its gate is part of."""
+    if not isinstance(encoder, KeyEncoder):
+        return str(encoder.identity["name"])
+    return f"{encoder.identity['router']} ({hashlib.sha256(encoder.router.to_bytes()).hexdigest()[:12]})"
 
 
 def bars_of(row: Row) -> list[Figure]:

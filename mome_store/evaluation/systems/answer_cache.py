@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from mome_store.evaluation.key_store import KeyStore, ungated
+from mome_store.evaluation.key_store import KeyStore, ungated, uses_of
 from mome_store.evaluation.people import PersonFact
 from mome_store.evaluation.systems.base import Reply, System, Use, Workbench, replies
 
@@ -63,11 +63,7 @@ class AnswerCache(System):
         ]
 
     def uses(self, questions: Sequence[str]) -> list[Use]:
-        route = self._keys.route(questions)
-        return [
-            Use(tuple(self._fact_of[group] for group in groups), bool(opened), float(score))
-            for groups, opened, score in zip(route.group_ids, route.opened, route.scores, strict=True)
-        ]
+        return uses_of(self._keys.route(questions), self._fact_of)
 
     def candidates(self, questions: Sequence[str]) -> list[tuple[str, ...]]:
         found = ungated(self._keys.snapshot, self._keys.router, questions)

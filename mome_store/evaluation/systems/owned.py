@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mome_store.evaluation.key_store import ungated
+from mome_store.evaluation.key_store import ungated, uses_of
 from mome_store.evaluation.people import PersonFact
 from mome_store.evaluation.systems.base import Reply, Use, Workbench
 from mome_store.evaluation.systems.stored import StoredSystem
@@ -62,11 +62,7 @@ class Owned(StoredSystem):
         return self._said(questions, tokens, route, least)
 
     def uses(self, questions: Sequence[str]) -> list[Use]:
-        route = self._memory.router.route(questions)
-        return [
-            Use(tuple(self._fact_of[group] for group in groups), bool(opened), float(score))
-            for groups, opened, score in zip(route.group_ids, route.opened, route.scores, strict=True)
-        ]
+        return uses_of(self._memory.router.route(questions), self._fact_of)
 
     def candidates(self, questions: Sequence[str]) -> list[tuple[str, ...]]:
         found = ungated(self._memory.snapshot, self._memory.router, questions)

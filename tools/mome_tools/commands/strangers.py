@@ -52,7 +52,7 @@ def evaluate(
     """Ten thousand strangers: exact match, routing, false fire, retention, update, forgetting and cost, per system."""
     from mome_tools.figures import print_figures
     from mome_tools.real_sets import measure_real_sets
-    from mome_tools.strangers_results import Results, parse_seeds
+    from mome_tools.strangers_results import Results, parse_seeds, router_text
 
     chosen_seeds = parse_seeds(seeds)
     with progress_bar() as progress:
@@ -75,7 +75,6 @@ def evaluate(
         settings = EvaluationSettings(**{name: value for name, value in given.items() if value is not None})
         source = resolve_base_model(model)
         base, tokenizer = load_base_model(source)
-        results = Results(facts, settings, source.name, save)
 
         def show(what: str, done: int, total: int) -> None:
             progress.update(task, description=what, completed=done, total=total)
@@ -84,6 +83,7 @@ def evaluate(
             sentences = SentenceEncoder(encoder)
             # Another encoder has no trained router unless one is named; its gate is then the simple one.
             keys = sentences if encoder and not router else RememberingEncoder(sentences, router)
+            results = Results(facts, settings, source.name, router_text(keys), save)
             prompts = Prompts(base, tokenizer)
             bench = Workbench(base, tokenizer, prompts, sentences, keys, Path(folder), settings)
             for result in run_evaluation(bench, facts, chosen_seeds, names, show):
