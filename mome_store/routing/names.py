@@ -58,6 +58,11 @@ class Names:
                 found.append(word.span())
         return found
 
+    def words(self, text: str) -> set[str]:
+        """The words of the names, folded, without possessives."""
+        names = (_POSSESSIVE.sub("", text[slice(*span)]) for span in self.of(text))
+        return {fold(word) for name in names for word in re.findall(r"\w+", name)}
+
     def chief(self, text: str) -> list[tuple[int, int]]:
         """Of these the ones with capitals or digits, if any has."""
         found = self.of(text)

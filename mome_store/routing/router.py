@@ -30,10 +30,12 @@ from mome_store.routing.gate import Reading, StoredWordings, Surroundings, Wordi
 from mome_store.routing.hidden_states import HiddenStateEncoder
 from mome_store.routing.index_cache import load_or_build_index
 from mome_store.routing.key_encoder import KeyEncoder, keys_of_readings
+from mome_store.routing.names import Names
 from mome_store.routing.pool import PoolRouter
 from mome_store.routing.projection import BLOCKS
 from mome_store.routing.route import Part, Route
 from mome_store.routing.several import Decision, Judge, bar_of, unsettled
+from mome_store.routing.words import plain_words
 
 if TYPE_CHECKING:
     from mome_store.store import Memory, Snapshot
@@ -169,12 +171,20 @@ class Router:
                 compounds[i] = compound
         texts = list(dict.fromkeys(text for compound in compounds.values() for text in compound.texts()))
         decided = dict(zip(texts, self._compared(texts, encoder.read(texts), encoder), strict=True)) if texts else {}
-        judge = Judge(decided, partial(bar_of, encoder.router.gate, self._false_fire), self._stands_in)
+        bar = partial(bar_of, encoder.router.gate, self._false_fire)
+        judge = Judge(decided, bar, self._stands_in, partial(self._names_in_full, encoder))
         return [judge.parts(compounds[i], decision) if i in compounds else () for i, decision in enumerate(decisions)]
 
     def _stands_in(self, joint: Joint, group_id: int) -> bool:
         memory = self._snapshot.group(group_id).memory
         return memory is not None and any(joint.stands_in(wording) for wording in memory.wordings)
+
+    def _names_in_full(self, encoder: KeyEncoder, text: str, group_id: int) -> bool:
+        memory = self._snapshot.group(group_id).memory
+        wordings = memory.wordings if memory else ()
+        words = {word.text for word in plain_words(text)}
+        names = (Names(reading.words).words(wording) for wording, reading in zip(wordings, encoder.read(wordings)))
+        return any(name and name <= words for name in names)
 
     def score(self, queries: Sequence[str]) -> list[tuple[Candidate, ...]]:
         """For each query the groups among its nearest keys, best first: at least two where the store has two."""

@@ -9,6 +9,9 @@ the store decides. A question is taken apart where
   the joints of a list; or
 * one part does, and the question as a whole, with an "and" in it, found nothing.
 
+A part of a list that finds a fact alone must have the fact's whole name: half of "Trinidad and Tobago" is a town of
+Cuba.
+
 Parts never lose what the whole has found: where the gate opens for the whole, its group is among theirs or the text is
 left whole. Only whole questions that find two facts count for more: seen at once, two questions may look like a third,
 with what is asked of the one and the name of the other. Parts that find nothing are said to be unknown, in place of
@@ -41,6 +44,9 @@ class Decision:
 StandsIn = Callable[[Joint, int], bool]
 """Whether a joint is in a wording of a group."""
 
+NamesInFull = Callable[[str, int], bool]
+"""Whether a text has every word of a group's name, as one of the group's wordings has it."""
+
 
 def unsettled(compound: Compound, whole: Decision, stands_in: StandsIn) -> Compound | None:
     """What is left of a compound without the ways of taking it apart at a joint of the winner's own wordings: on these
@@ -62,6 +68,7 @@ class Judge:
     decisions: Mapping[str, Decision]
     bar: Callable[[int], float]
     stands_in: StandsIn
+    names_in_full: NamesInFull
 
     def parts(self, compound: Compound, whole: Decision) -> tuple[Part, ...]:
         """The parts that a text is taken apart into, in its order; none where it is left as it is.
@@ -85,9 +92,13 @@ class Judge:
             if not _belong(split.joints, own, self.stands_in):
                 parts = self._found(split.parts)
                 certain = split.certain or (split.listed and clause.asks_at_once and not own.opened)
-                if _enough(parts, certain, own) and len(_groups(parts)) > len(_groups(best)):
+                if len(_groups(parts)) > len(_groups(best)) and self._is_list(parts, certain, own):
                     best = parts
         return best
+
+    def _is_list(self, parts: Sequence[Part], certain: bool, own: Decision) -> bool:
+        found = [(part.text, part.group_id) for part in parts if part.group_id is not None]
+        return _enough(parts, certain, own) and (len(found) > 1 or self.names_in_full(*found[0]))
 
     def _found(self, wordings: Sequence[Sequence[str]]) -> tuple[Part, ...]:
         """Each part with the group that it finds. Of two that find the same one the likelier is kept, and the other

@@ -30,16 +30,23 @@ def judged(
     bar: float = 0.5,
     own_joint: int | None = None,
     listed: bool = True,
+    half_named: Sequence[str] = (),
 ) -> list[tuple[str, int | None]]:
     """Of a question of one clause: the parts as (wording, group). parts: the decisions on the wordings of each, which
-    are called "1a", "1b", "2a" and so on. own_joint: the group in whose wordings the joint stands.
+    are called "1a", "1b", "2a" and so on. own_joint: the group in whose wordings the joint stands. half_named: the
+    wordings without the whole name of what they find.
     """
     named = [[f"{place}{letter}" for letter in "abcd"[: len(each)]] for place, each in enumerate(parts, 1)]
     decisions = {
         name: own for names, each in zip(named, parts, strict=True) for name, own in zip(names, each, strict=True)
     }
     clause = Clause(text, (Split(tuple(map(tuple, named)), (JOINT,), certain, listed),))
-    judge = Judge(decisions | {text: whole}, lambda tries: bar, lambda joint, group: group == own_joint)
+    judge = Judge(
+        decisions | {text: whole},
+        lambda tries: bar,
+        lambda joint, group: group == own_joint,
+        lambda text, group: text not in half_named,
+    )
     compound = unsettled(Compound((clause,), ()), whole, judge.stands_in)
     return [(part.text, part.group_id) for part in judge.parts(compound, whole)] if compound else []
 
@@ -68,6 +75,12 @@ def test_one_part_is_taken_where_the_whole_found_nothing_and_begins_as_a_questio
 def test_parts_between_commas_alone_need_two_facts() -> None:
     assert judged(SHUT, [SHUT], [found(2)], listed=False) == []
     assert judged(SHUT, [found(1)], [found(2)], listed=False) == [("1a", 1), ("2a", 2)]
+
+
+@pytest.mark.parametrize("certain", [True, False])
+def test_half_a_name_finds_no_fact_alone(certain: bool) -> None:
+    assert judged(SHUT, [found(1)], [SHUT], certain=certain, half_named=["1a"]) == []
+    assert judged(SHUT, [found(1)], [found(2)], certain=certain, half_named=["1a"]) == [("1a", 1), ("2a", 2)]
 
 
 def test_parts_that_all_find_nothing_are_not_taken() -> None:
@@ -100,7 +113,7 @@ def test_the_split_that_finds_most_is_taken(order: tuple[int, int]) -> None:
         Split((("1",), ("2",), ("3",)), (JOINT, JOINT), certain=True, listed=True),
     )
     decisions = {"What?": SHUT, "1": found(1), "2 and 3": found(2), "2": found(2), "3": found(3)}
-    judge = Judge(decisions, lambda tries: 0.5, lambda joint, group: False)
+    judge = Judge(decisions, lambda tries: 0.5, lambda joint, group: False, lambda text, group: True)
     parts = judge.parts(Compound((Clause("What?", tuple(splits[i] for i in order)),), ()), SHUT)
     assert [part.group_id for part in parts] == [1, 2, 3]
 
@@ -109,7 +122,8 @@ def clauses(
     *decisions: Decision, texts: Sequence[str] = ("What is A?", "What is B?"), whole: Decision = SHUT
 ) -> list[int | None]:
     """The groups of the parts of a text of whole questions."""
-    judge = Judge(dict(zip(texts, decisions, strict=True)), lambda tries: 0.5, lambda joint, group: group == 7)
+    decided = dict(zip(texts, decisions, strict=True))
+    judge = Judge(decided, lambda tries: 0.5, lambda joint, group: group == 7, lambda text, group: False)
     compound = unsettled(Compound(tuple(Clause(text, ()) for text in texts), (JOINT,)), whole, judge.stands_in)
     return [part.group_id for part in judge.parts(compound, whole)] if compound else []
 
@@ -140,7 +154,7 @@ def test_a_stored_question_of_two_clauses_is_one() -> None:
 def test_the_same_question_twice_is_answered_once_as_the_likelier(scores: tuple[float, float]) -> None:
     texts = ("What is A?", "What is A's?")
     decisions = {text: found(1, score) for text, score in zip(texts, scores, strict=True)}
-    judge = Judge(decisions, lambda tries: 0.5, lambda joint, group: False)
+    judge = Judge(decisions, lambda tries: 0.5, lambda joint, group: False, lambda text, group: True)
     [part] = judge.parts(Compound(tuple(Clause(text, ()) for text in texts), (JOINT,)), SHUT)
     assert (part.group_id, part.score) == (1, 0.9)
 
@@ -213,6 +227,10 @@ def facts_of(route: Route) -> list[list[str]]:
         ("What is the phone number of Dan Ek? What is the phone number of Eva Falk?", [], 0),
         ("What is the phone number of Dan Ek, Bo Chen?", [], 0),
         ("Who supplies part 06-183-43, 06-183-42?", [5, 4], 0),
+        ("What are the phone numbers of Bo Chen and Dan Ek?", [1], 1),
+        ("What are the phone numbers of Chen Ito and Ada Brandt?", [0], 1),
+        ("What are the phone numbers of Ada and Zoe Ek?", [], 0),
+        ("What is the phone number of Chen and Ek?", [], 0),
     ],
 )
 def test_a_question_for_several_facts_gets_just_these_in_order(
