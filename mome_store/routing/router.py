@@ -183,7 +183,8 @@ class Router:
         memory = self._snapshot.group(group_id).memory
         wordings = memory.wordings if memory else ()
         words = {word.text for word in plain_words(text)}
-        names = (Names(reading.words).words(wording) for wording, reading in zip(wordings, encoder.read(wordings)))
+        readings = zip(wordings, encoder.read(wordings), strict=True)
+        names = (Names(reading.words).words(wording) for wording, reading in readings)
         return any(name and name <= words for name in names)
 
     def score(self, queries: Sequence[str]) -> list[tuple[Candidate, ...]]:
