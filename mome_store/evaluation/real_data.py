@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mome_store.evaluation.intervals import Share
-from mome_store.evaluation.key_store import KeyStore
+from mome_store.evaluation.key_store import KeyStore, ungated
 from mome_store.evaluation.unrelated import TEXTS
 from mome_store.tuning.facts import Fact
 
@@ -88,18 +88,23 @@ class RealDataResult:
 def routed_shares(encoder: QueryEncoder, questions: QuestionSet, path: Path) -> dict[str, Share]:
     """Stores the facts under keys that `encoder` makes, and routes every question. path: a folder that is not there.
 
-    Of each known kind "KIND: right" (the gate opened for the question's own fact and no other) and "KIND: another
-    fact"; of each unknown one "KIND: opened".
+    Of each known kind "KIND: right" (the gate opened for the question's own fact and no other), "KIND: another fact",
+    and "KIND: right, gate or not" (an open gate would have chosen it); of each unknown one "KIND: opened".
     """
     shares: dict[str, Share] = {}
     with KeyStore(path, encoder) as store:
         groups = store.insert(questions.facts)
         for kind, known in questions.known.items():
-            winners = store.route([text for text, _ in known]).group_ids
+            asked = [text for text, _ in known]
+            winners = store.route(asked).group_ids
             right = [found == (groups[place],) for (_, place), found in zip(known, winners, strict=True)]
             shares[f"{kind}: right"] = Share.of(right)
             shares[f"{kind}: another fact"] = Share.of(
                 [bool(found) and not own for found, own in zip(winners, right, strict=True)]
+            )
+            likeliest = ungated(store.snapshot, store.router, asked)
+            shares[f"{kind}: right, gate or not"] = Share.of(
+                [found == (groups[place],) for (_, place), found in zip(known, likeliest, strict=True)]
             )
         for kind, texts in questions.unknown.items():
             shares[f"{kind}: opened"] = Share.of(store.route(texts).opened.tolist())

@@ -15,7 +15,7 @@ keys of several facts. With the best key k of the winner and the best key r of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from mome_store.routing.pool import PoolRouter
 from mome_store.routing.projection import BLOCKS
 from mome_store.routing.route import Part, Route
 from mome_store.routing.several import Decision, Judge, bar_of, unsettled
-from mome_store.routing.words import plain_words
+from mome_store.routing.words import fold, plain_words, words_of
 
 if TYPE_CHECKING:
     from mome_store.store import Memory, Snapshot
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 DEFAULT_THRESHOLD = 0.70  # these two: of an encoder alone
 DEFAULT_MARGIN = 0.40
 _COMPARED = 4  # groups that the trained gate compares with a query
+_IDENTIFIED = 256  # keys among whose groups those are looked for that have the query's identifiers
+_NAMED = 0.5  # a word with a digit that is as likely a name is an identifier
 _REMEMBERED = 1 << 16  # groups whose wordings are kept at hand
 _NO_DISTANCE = 1e-6  # two groups with the very same key: the lead is then rounding noise, and must stay small
 
@@ -207,18 +209,39 @@ class Router:
             return []
         found = []
         keys = self._projected(keys_of_readings(readings, encoder.dim), texts)
-        for reading, candidates in zip(readings, self._nearest(keys, self.top_k), strict=True):
-            nearest = candidates[:_COMPARED]
-            if not nearest:
+        for reading, key, candidates in zip(readings, keys, self._nearest(keys, self.top_k), strict=True):
+            if not candidates:
                 found.append(_NOBODY)
                 continue
+            nearest = candidates[:_COMPARED]
             wordings = self._wordings_of([candidate.group_id for candidate in nearest], encoder)
+            if identified := self._identified(reading, key, wordings):
+                nearest = identified
+                wordings = self._wordings_of([candidate.group_id for candidate in nearest], encoder)
             likely = encoder.router.gate.probability(features(reading, wordings, self._around))
             best = int(likely.argmax())
             ahead = self.lead([nearest[best], *candidates]) >= self.margin
             opened = bool(likely[best] >= self.threshold) and ahead
             found.append(Decision(nearest[best].group_id, float(likely[best]), opened))
         return found
+
+    def _identified(
+        self, reading: Reading, key: NDArray[np.float32], nearest: Sequence[Wordings]
+    ) -> tuple[Candidate, ...]:
+        """Groups whose wordings have all identifiers of a query, where none of the nearest has: to an encoder
+        "8086:15f3" is much like "8086:15f2", and in other words the right one may come hundredth.
+        """
+        identifiers = {
+            word
+            for word, p in reading.words.items()
+            if p >= _NAMED and any(c.isdigit() for c in word) and " " not in word
+        }
+        if not identifiers or any(group.words is None or identifiers <= group.words for group in nearest):
+            return ()
+        [candidates] = self._nearest(key[None], _IDENTIFIED)
+        memories = dict(self._snapshot.memories([candidate.group_id for candidate in candidates]))
+        having = [group_id for group_id, memory in memories.items() if _has(memory.wordings, identifiers)]
+        return tuple(candidate for candidate in candidates if candidate.group_id in having)[:_COMPARED]
 
     def _wordings_of(self, group_ids: Sequence[int], encoder: KeyEncoder) -> list[Wordings]:
         new = [group_id for group_id in group_ids if group_id not in self._wordings]
@@ -297,6 +320,13 @@ class Router:
         else:
             self.threshold = float(told.get("threshold", DEFAULT_THRESHOLD))
             self.margin = float(told.get("margin", DEFAULT_MARGIN))
+
+
+def _has(wordings: Sequence[str], words: Set[str]) -> bool:
+    folded = [fold(wording) for wording in wordings]
+    if not all(any(word in text for text in folded) for word in words):  # soon found out, and mostly so
+        return False
+    return words <= {word.text for wording in wordings for word in words_of(wording)}
 
 
 _NOBODY = Decision(-1, -np.inf, False)

@@ -119,6 +119,7 @@ def test_each_question_is_counted_as_right_or_as_another_fact_or_as_neither(tmp_
     assert routed_shares(encoder, questions, tmp_path / "store") == {  # type: ignore[arg-type]
         "known: right": Share(1, 4),
         "known: another fact": Share(1, 4),
+        "known: right, gate or not": Share(2, 4),
         "unknown: opened": Share(1, 2),
     }
     assert not list(tmp_path.iterdir())

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from mome_store import ExpertSchema, ExpertStore, Memory, Router, SchemaError
+from mome_store.evaluation.key_store import KeyStore, ungated
 from mome_store.routing import KeyEncoder, SentenceEncoder
 from mome_store.routing.trained import TrainedRouter, load_router, router_from_bytes
 from mome_store.store import sqlite_access
+from mome_store.tuning import Fact
 
 FACTS = {
     "What is the phone number of Anna Kowalska?": ("0123", "How do I reach Anna Kowalska by phone?"),
@@ -119,6 +121,22 @@ def test_a_query_looks_into_the_catalogue_once_and_the_next_like_it_not_at_all(
         assert len(reads) == 1
         again = router.route(["What is the phone number of Anna Kowalska?"])
         assert len(reads) == 1 and again.group_ids == route.group_ids
+
+
+IDENTIFIERS = [f"{('8086', '10de', '14e4')[i % 3]}:{7919 * i % 0x10000:04x}" for i in range(300)]
+
+
+def test_an_identifier_finds_its_fact_where_the_encoder_sees_many_like_it(encoder: KeyEncoder, tmp_path: Path) -> None:
+    asked = [f"Which PCI device corresponds to {identifier}?" for identifier in IDENTIFIERS[:40]]
+    with KeyStore(tmp_path / "s", encoder) as store:
+        groups = store.insert([Fact(f"What is the name of PCI device {each}?", "x") for each in IDENTIFIERS])
+        by_keys = [[each.group_id for each in candidates[:4]] for candidates in store.router.score(asked)]
+        hidden = [i for i, found in enumerate(by_keys) if groups[i] not in found]
+        assert len(hidden) > 5
+        likeliest = ungated(store.snapshot, store.router, asked)
+        assert [likeliest[i] for i in hidden] == [(groups[i],) for i in hidden]
+        unknown = store.route([text.replace(":", ":9") for text in asked])
+        assert not unknown.opened.any()
 
 
 def test_a_very_long_question_is_routed_by_what_the_encoder_reads(router: Router) -> None:
