@@ -21,6 +21,7 @@ What the features rest on:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ FEATURES = (
     "wordings",
     "query words",
 )
-FALSE_FIRE = {"stranger": 0.01, "twin": 0.05, "other relation": 0.08, "unrelated": 0.001}
+FALSE_FIRE = {"stranger": 0.01, "twin": 0.05, "other relation": 0.1, "unrelated": 0.001}
 """For which share of the questions that no fact answers a gate may open, by their kind: about an entity that nothing is
 stored of, or a near twin of a known one; about another relation of a known entity; about anything else. These are
 shares of the curriculum's questions, whose twins and other relations are harder than those of most stores:
@@ -68,6 +69,8 @@ _ANCHORS = 512  # keys that all others are compared with to see which are of one
 _JOINS = 0.1  # share of the groups with one of two wordings that must have both
 _NEARER, _ALL_BUT = 0.1, 0.9  # of a relation that is sure to differ: how much nearer, and how far on the way to it
 _FAR = 0.5  # as far as matters
+_INITIALS = re.compile(r"\w \w")
+_SWAPPED = 2.0  # more than any name that may be none
 _NO_DISTANCE = 0.05  # of two relations that are all but one: the lead between them is noise and must stay small
 
 
@@ -161,12 +164,11 @@ class StoredWordings:
         relation = _joined(stands_for[known], groups[known], len(kept))
         return cls(blocks[kept, 0], relation, _distinct(blocks[known, 1], relation[stands_for[known]], groups[known]))
 
-    def of_group(self, blocks: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """bool [n] each: which of them ask what a group with these blocks [k, 3, width] asks, and which are sure not
-        to.
+    def asking_the_same(self, alike: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """bool [n] each: which of them ask what a group asks, and which are sure not to. alike: float32 [n, k], their
+        cosines with the group's wordings.
         """
-        alike = self.blocks @ blocks[:, 0].T >= _SAME_WORDING
-        relations = self.relation[alike.any(axis=1)]
+        relations = np.unique(self.relation[(alike >= _SAME_WORDING).any(axis=1)])
         own = np.isin(self.relation, relations)
         apart: NDArray[np.bool_] = np.any(self.distinct[relations], axis=0)
         return own, apart[self.relation] & ~own
@@ -213,17 +215,17 @@ def _distinct(entities: Floats, relation: NDArray[np.int64], groups: NDArray[np.
 def features(query: Reading, candidates: Sequence[Wordings], around: Surroundings) -> Floats:
     """float32 [len(candidates), len(FEATURES)]. The candidates are those of one query: each is the others' rival."""
     background = around.background
-    asked = background.vectors @ query.blocks[0]
     stored = around.stored.blocks @ query.blocks[0]
     similar = [np.einsum("nbw,bw->nb", each.blocks, query.blocks) for each in candidates]  # [n, 3] each
+    places = [int(each[:, 0].argmax()) for each in similar]
+    nearest_keys = [each.blocks[place, 0] for each, place in zip(candidates, places, strict=True)]
+    asked, *others = (background.vectors @ np.stack([query.blocks[0], *nearest_keys], axis=1)).T
     totals = [float(each.sum(axis=1).max()) for each in similar]
     found = [_names_found(query, each) for each in candidates]
     rows = np.zeros((len(candidates), len(FEATURES)), np.float32)
     for i, (candidate, alike) in enumerate(zip(candidates, similar, strict=True)):
-        nearest = int(alike[:, 0].argmax())
-        relation = alike[nearest, 0]
-        own = candidate.blocks[:, 0] @ background.vectors.T  # [n, background]
-        distance = np.maximum(1 - own[nearest], _NO_DISTANCE)
+        relation = alike[places[i], 0]
+        distance = np.maximum(1 - others[i], _NO_DISTANCE)
         rare = _rare_word_asked(query, candidate), _own_rare_word_not_asked(query, candidate)
         rivals = [j for j in range(len(candidates)) if j != i]
         rival = max(rivals, key=lambda j: totals[j], default=None)
@@ -234,11 +236,11 @@ def features(query: Reading, candidates: Sequence[Wordings], around: Surrounding
             alike[:, 2].max(),
             relation - asked.max(),
             ((relation - asked) / distance).min(),
-            *_stored_relations(candidate, nearest, relation, around.stored, stored),
+            *_stored_relations(candidate, places[i], relation, around.stored, stored),
             found[i],
             _name_missing(query, candidate),
-            _other_word_asked(query, candidate, background, asked, own),
-            _own_word_not_asked(query, candidate, background, asked, own),
+            _other_word_asked(query, candidate, background, asked),
+            _own_word_not_asked(query, candidate, background, asked),
             _own_words_found(query, candidate),
             *rare,
             min(rare),
@@ -265,7 +267,7 @@ def _stored_relations(
     away = np.maximum(1 - alike[:, nearest], _NO_DISTANCE)
     lead = np.clip((relation - stored) / away, -1, 1)
     close = alike.max(axis=1) > _OWN_RELATION
-    own, distinct = wordings.of_group(candidate.blocks)
+    own, distinct = wordings.asking_the_same(alike)
     nothing = len(stored) < 2
     return np.array(
         [
@@ -295,34 +297,44 @@ def _names_found(query: Reading, candidate: Wordings) -> float:
 
 
 def _name_missing(query: Reading, candidate: Wordings) -> float:
-    """The likeliest name in the query that the group does not have."""
+    """The likeliest name in the query that the group does not have; `_SWAPPED` where it has two initials the other way
+    round.
+    """
     if candidate.words is None:
         return 0.0
-    return max((p for word, p in query.words.items() if word not in candidate.words), default=0.0)
+    missing = [word for word in query.words if word not in candidate.words]
+    if any(_INITIALS.fullmatch(word) and word[::-1] in candidate.words for word in missing):
+        return _SWAPPED
+    return max((query.words[word] for word in missing), default=0.0)
 
 
-def _other_word_asked(query: Reading, candidate: Wordings, background: Background, asked: Floats, own: Floats) -> float:
+def _other_word_asked(query: Reading, candidate: Wordings, background: Background, asked: Floats) -> float:
     """How much more the query than the group is about one of the query's words that the group does not have."""
     if candidate.words is None:
         return 0.0
-    places = [
+    found = [
         (background.place[word], 1 - p)
         for word, p in query.words.items()
         if word in background.place and word not in candidate.words
     ]
-    return max((share * float(asked[at] - own[:, at].max()) for at, share in places), default=0.0)
-
-
-def _own_word_not_asked(
-    query: Reading, candidate: Wordings, background: Background, asked: Floats, own: Floats
-) -> float:
-    """How much more the group than the query is about one of the group's words that the query does not have."""
-    if candidate.common is None:
+    if not found:
         return 0.0
-    places = [
-        background.place[word] for word in candidate.common if word in background.place and word not in query.words
-    ]
-    return max((float(own[:, at].max() - asked[at]) for at in places), default=0.0)
+    places, shares = (np.array(each) for each in zip(*found, strict=True))
+    return float((shares * (asked[places] - _about(candidate, background, places))).max())
+
+
+def _own_word_not_asked(query: Reading, candidate: Wordings, background: Background, asked: Floats) -> float:
+    """How much more the group than the query is about one of the group's words that the query does not have."""
+    words = [word for word in candidate.common or () if word in background.place and word not in query.words]
+    if not words:
+        return 0.0
+    places = np.array([background.place[word] for word in words])
+    return float((_about(candidate, background, places) - asked[places]).max())
+
+
+def _about(candidate: Wordings, background: Background, places: NDArray[np.int64]) -> Floats:
+    """float32 [n]: how much a group, in one of its wordings, is about these words of the background."""
+    return np.asarray((background.vectors[places] @ candidate.blocks[:, 0].T).max(axis=1))
 
 
 def _own_words_found(query: Reading, candidate: Wordings) -> float:
@@ -373,12 +385,16 @@ class Gate:
     def probability(self, rows: Floats) -> Floats:
         """float32 [n]: of rows [n, features], how likely each is the fact that is asked for.
 
-        0 where the query all but is a stored wording of a relation that is sure to differ: that is no matter of degree.
+        0 where the query all but is a stored wording of a relation that is sure to differ, or has two initials of the
+        name the other way round: that is no matter of degree.
         """
         hidden = np.tanh((rows - self.mean) / self.scale @ self.hidden_weight.T + self.hidden_bias)
         likely = 1 / (1 + np.exp(-(hidden @ self.output_weight + self.output_bias)))
-        nearer, lead = (rows[:, FEATURES.index(name)] for name in ("distinct relations", "distinct lead"))
-        return np.where((nearer < -_NEARER) & (lead < -_ALL_BUT), 0.0, likely).astype(np.float32)
+        nearer, lead, missing = (
+            rows[:, FEATURES.index(name)] for name in ("distinct relations", "distinct lead", "name missing")
+        )
+        never = ((nearer < -_NEARER) & (lead < -_ALL_BUT)) | (missing >= _SWAPPED)
+        return np.where(never, 0.0, likely).astype(np.float32)
 
     def threshold(self, false_fire: float | None = None) -> float:
         """The conformal quantile: of each kind of question that no fact answers, at most this share reaches it.

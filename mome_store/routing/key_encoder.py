@@ -14,6 +14,7 @@ from mome_store.errors import SchemaError
 from mome_store.routing.encoder import SentenceEncoder, TokenEncoder, TokenStates
 from mome_store.routing.gate import Reading
 from mome_store.routing.projection import BLOCKS, Projection
+from mome_store.routing.tagger import case_marks
 from mome_store.routing.trained import DEFAULT_ROUTER, TrainedRouter, load_router
 from mome_store.routing.words import Word, plain_words, without_names, words_of
 
@@ -87,7 +88,7 @@ def read_states(
         part, own = texts[start : start + _TOGETHER], states[start : start + _TOGETHER]
         padded, mask = pad_states(own)
         with torch.inference_mode():
-            tags = projection.tags(padded)
+            tags = projection.tagger(padded, pad_marks(part, own), mask)
             likely = tags.sigmoid().numpy()
             unnamed = encode_once(
                 sentences,
@@ -115,6 +116,12 @@ def pad_states(states: Sequence[TokenStates]) -> tuple[torch.Tensor, torch.Tenso
     for i, each in enumerate(states):
         mask[i, : len(each.spans)] = torch.from_numpy(each.spans[:, 1] > each.spans[:, 0])
     return padded, mask
+
+
+def pad_marks(texts: Sequence[str], states: Sequence[TokenStates]) -> torch.Tensor:
+    """float32 [n, t, 3]: the tagger's `case_marks`, padded as the states are."""
+    marks = [case_marks(text, each.spans) for text, each in zip(texts, states, strict=True)]
+    return torch.nn.utils.rnn.pad_sequence(marks, batch_first=True)
 
 
 def _unnamed(text: str, spans: NDArray[np.int64], likely: NDArray[np.float32]) -> str:

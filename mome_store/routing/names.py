@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from mome_store.routing.words import fold
+from mome_store.routing.words import begins_sentence, fold
 
 _LIKELY = 0.5  # how likely a word must be a name to be one
 _POSSIBLY = 0.15  # and one beside such a word
@@ -118,10 +118,7 @@ def stands_out(name: str) -> bool:
 
 
 def _capital_inside(text: str, word: re.Match[str]) -> bool:
-    """Whether a word has a capital that no sentence before it accounts for: the dot of an initial ends none."""
-    before = text[: word.start()].rstrip()
-    begins = not before or (before[-1] in ".?!:" and not re.search(r"\b\w\.$", before))
-    return word.group()[0].isupper() and not begins
+    return word.group()[0].isupper() and not begins_sentence(text, word.start())
 
 
 def _goes_on(name: str, gap: str, word: str) -> bool:

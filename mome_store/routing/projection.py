@@ -7,8 +7,8 @@ X?" than a true paraphrase does. So a key has three blocks, each of unit length:
 * entity: of whom. Tokens that do not name the entity are left out.
 * sentence: the mean of all tokens.
 
-A small tagger says of each token how likely it names the entity. It decides which words are left out for the relation,
-and the gate uses it, too.
+A small tagger (tagger.py) says of each token how likely it names the entity. It decides which words are left out for
+the relation, and the gate uses it, too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional
+
+from mome_store.routing.tagger import Tagger
 
 BLOCKS = ("relation", "entity", "sentence")
 _MASKED = -1e9
@@ -30,7 +32,7 @@ class Projection(nn.Module):
         super().__init__()
         self.dim = dim
         self.width = width
-        self.tagger = nn.Sequential(nn.Conv1d(dim, 96, 3, padding=1), nn.GELU(), nn.Conv1d(96, 1, 1))
+        self.tagger = Tagger(dim)
         self.attention = nn.Linear(dim, 1)  # of the entity's pooling
         self.relation = nn.Linear(dim, width)
         self.entity = nn.Linear(dim, width)
@@ -49,10 +51,6 @@ class Projection(nn.Module):
             self.relation.weight.zero_()[:count] = directions
             self.relation.bias.zero_()[:count] = -directions @ middle
 
-    def tags(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits [n, t]: how likely each token names the entity, by itself and its two neighbours. Padding is 0."""
-        return torch.as_tensor(self.tagger(states.transpose(1, 2))).squeeze(1)
-
     def relations(self, unnamed: torch.Tensor) -> torch.Tensor:
         """The relation block [n, width] of texts without names, by their embeddings [n, dim]."""
         return functional.normalize(self.relation(self.dropout(unnamed)), dim=-1)
@@ -60,10 +58,8 @@ class Projection(nn.Module):
     def forward(
         self, states: torch.Tensor, mask: torch.Tensor, tags: torch.Tensor, unnamed: torch.Tensor
     ) -> torch.Tensor:
-        """The blocks [n, 3, width]. tags: those of `states`; they are taken as they are, so that what helps a pooling
-        does not change what is called a name.
-        """
-        named = functional.logsigmoid(tags.detach())
+        """The blocks [n, 3, width]. tags: the tagger's, of `states`."""
+        named = functional.logsigmoid(tags)
         weights = (self.attention(states).squeeze(-1) + named).masked_fill(~mask, _MASKED).softmax(dim=1)
         pooled = torch.einsum("nt,ntd->nd", weights, states)
         share = mask.float() / mask.sum(dim=1, keepdim=True).clamp(min=1)

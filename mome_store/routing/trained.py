@@ -26,8 +26,8 @@ from mome_store.errors import SchemaError
 from mome_store.routing.gate import FEATURES, Background, Gate
 from mome_store.routing.projection import Projection
 
-DEFAULT_ROUTER = "mome-router-2"
-_FORMAT = 2
+DEFAULT_ROUTER = "mome-router-3"
+_FORMAT = 3
 _BYTE = 127.0  # background vectors are kept as int8: a word's place need not be exact
 
 
@@ -77,7 +77,7 @@ _GATE_ARRAYS = ("mean", "scale", "hidden_weight", "hidden_bias", "output_weight"
 
 
 def load_router(name_or_path: str | Path | None = None) -> TrainedRouter:
-    """The router in a file; None or "mome-router-2": the one that is shipped. Raises SchemaError for any other file."""
+    """The router in a file; None or "mome-router-3": the one that is shipped. Raises SchemaError for any other file."""
     path = _path_of(DEFAULT_ROUTER if name_or_path is None else name_or_path)
     try:
         return router_from_bytes(path.read_bytes())

@@ -1,14 +1,15 @@
 """The recipe of a trained router: the curriculum's questions in, projection, background and gate out.
 
-1. The projection learns, contrastively, from questions about invented entities: the relation block, which sees them
-   without the names, to bring together the wordings of a relation among other relations of the same kind of entity; the
-   entity block the same entity in different relations, among its near twins; the sentence block, and all three
-   together, the same fact. The tagger learns which tokens name the entity.
-2. The gate learns from small stores and questions to them. Its features must look as they will on relations that the
+1. The tagger learns which tokens name the entity, from questions about invented entities: for the curriculum's
+   relations, and for any words of the vocabulary, since what is asked may be anything.
+2. The projection learns, contrastively, from the former: the relation block, which sees them without the names, to
+   bring together the wordings of a relation among other relations of the same kind of entity; the entity block the same
+   entity in different relations, among its near twins; the sentence block, and all three together, the same fact.
+3. The gate learns from small stores and questions to them. Its features must look as they will on relations that the
    projection never saw. So the kinds of entities are cut into folds; a projection that was trained on the others gives
    a fold's features, and the gate learns from all folds together.
-3. A share of the stores is kept for calibration: what the gate says of questions there that no fact answers.
-4. The projection that is kept is trained on all kinds.
+4. A share of the stores is kept for calibration: what the gate says of questions there that no fact answers.
+5. The projection that is kept is trained on all kinds.
 
 A user's own facts can be added: the gate then learns from them too, with some of each fact's wordings as its keys, and
 is calibrated on those that are unknown. The projection does not change, so the stores that it made keys for stay good.
@@ -42,11 +43,13 @@ from mome_store.routing.gate import (
 )
 from mome_store.routing.key_encoder import encode_once, keys_of_readings, pad_states, read_states
 from mome_store.routing.projection import BLOCKS, Projection
+from mome_store.routing.tagger import Tagger, case_marks, lower_marks
 from mome_store.routing.trained import TrainedRouter, router_from_bytes
 from mome_store.routing.words import PLACEHOLDER
 
 Progress = Callable[[str, int, int], None]
 _FEWEST_OWN = 20  # facts of a user that lessons are made of
+_TAGGED, _WORDS = 96, 48  # questions for relations and for words that the tagger sees at a step
 _PIECE = 512  # texts encoded between two reports
 
 
@@ -54,7 +57,9 @@ _PIECE = 512  # texts encoded between two reports
 class RouterSettings:
     """The recipe's numbers; the shipped router was made with these.
 
-    entities: whose questions the projection learns from. steps: of its training; temperature: of its contrast.
+    entities: whose questions the projection learns from. words_asked: questions for words of the vocabulary, for the
+    tagger. tagger_steps: of its training; lower: share of the texts that it sees as if they had no capitals.
+    steps: of the projection's training; temperature: of its contrast.
     relation_rate: learning rate of the relation block, which begins as what the encoder knows and must not forget it.
     folds: parts that the kinds of entity are cut into. lessons: small stores, of lesson_entities entities at most.
     calibration: share of the lessons that the threshold is told by.
@@ -66,6 +71,9 @@ class RouterSettings:
     seed: int = 1
     width: int = 128
     entities: int = 3000
+    words_asked: int = 6000
+    tagger_steps: int = 1000
+    lower: float = 0.3
     steps: int = 500
     learning_rate: float = 1e-3
     relation_rate: float = 3e-4
@@ -111,18 +119,27 @@ class OwnFact:
     known: bool = True
 
 
+class _Tagged(NamedTuple):
+    """A question's token states, their case marks float32 [t, 3] and which of them name the entity, float32 [t]."""
+
+    states: TokenStates
+    marks: torch.Tensor
+    named: torch.Tensor
+
+
 class _Asked(NamedTuple):
-    """The projection's lessons: per question its token states, its embedding without the name [n, dim], relation,
-    entity, kind and which tokens name the entity. alike: which relations of other kinds share a name with which.
+    """The projection's lessons: of each question its tokens, its embedding without the name [n, dim], relation, entity
+    and kind of entity. alike: which relations of other kinds share a name with which. words: questions for words of the
+    vocabulary, by the kind of entity.
     """
 
-    states: list[TokenStates]
+    tokens: list[_Tagged]
     unnamed: torch.Tensor
     relation: torch.Tensor
     entity: torch.Tensor
     kind: list[str]
-    named: list[torch.Tensor]
     alike: torch.Tensor  # bool [relations, relations]
+    words: dict[str, list[_Tagged]]
 
 
 class _Run:
@@ -184,17 +201,28 @@ class _Run:
         asker = Asker(self._relations, self._kinds, self._vocabulary, settings.seed)
         by_entity = asker.questions(settings.entities)
         questions = [question for each in by_entity for question in each]
-        states = self._encoded("questions", [question.text for question in questions])
         kinds = [relation.kind for relation in self._relations]
+        words: dict[str, list[_Tagged]] = {kind: [] for kind in self._kinds}
+        words_asked = asker.words_asked(settings.words_asked)
+        tagged = self._tagged("questions for words", [question for _, question in words_asked])
+        for (kind, _), each in zip(words_asked, tagged, strict=True):
+            words[kind].append(each)
         return _Asked(
-            states,
+            self._tagged("questions", questions),
             torch.from_numpy(encode_once(self._encoder, [_unnamed(question) for question in questions])),
             torch.tensor([question.relation for question in questions]),
             torch.tensor([i for i, each in enumerate(by_entity) for _ in each]),
             [kinds[question.relation] for question in questions],
-            [_named(question, each) for question, each in zip(questions, states, strict=True)],
             _alike(self._relations),
+            words,
         )
+
+    def _tagged(self, what: str, questions: Sequence[Question]) -> list[_Tagged]:
+        states = self._encoded(what, [question.text for question in questions])
+        return [
+            _Tagged(each, case_marks(question.text, each.spans), _named(question, each))
+            for question, each in zip(questions, states, strict=True)
+        ]
 
     def _compared(
         self, lesson: Lesson, what: str, projection: Projection, background: Background
@@ -240,12 +268,14 @@ class _Run:
 
     def _train_projection(self, asked: _Asked, kinds: set[str], what: str) -> Projection:
         settings = self._settings
+        tagger = self._train_tagger(asked, kinds, f"{what}, tagger")
         torch.manual_seed(settings.seed)
         batches = _Batches(asked, kinds, settings.seed)
         projection = Projection(self._encoder.dim, settings.width)
+        projection.tagger = tagger
         projection.start_relations(asked.unnamed[[kind in kinds for kind in asked.kind]])
         known = list(projection.relation.parameters())
-        new = [each for name, each in projection.named_parameters() if not name.startswith("relation.")]
+        new = [*projection.attention.parameters(), *projection.entity.parameters(), *projection.sentence.parameters()]
         optimizer = torch.optim.AdamW(
             [
                 {"params": known, "lr": settings.relation_rate, "weight_decay": 0.0},
@@ -263,6 +293,30 @@ class _Run:
             self._tell(what, step + 1, settings.steps)
         return projection.requires_grad_(False).eval()
 
+    def _train_tagger(self, asked: _Asked, kinds: set[str], what: str) -> Tagger:
+        settings = self._settings
+        torch.manual_seed(settings.seed)
+        chance = random.Random(settings.seed)
+        questions = [each for kind, each in zip(asked.kind, asked.tokens, strict=True) if kind in kinds]
+        words = [each for kind, some in asked.words.items() if kind in kinds for each in some]
+        tagger = Tagger(self._encoder.dim)
+        rate, decay = settings.learning_rate, settings.weight_decay
+        optimizer = torch.optim.AdamW(tagger.parameters(), lr=rate, weight_decay=decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings.tagger_steps))
+        for step in range(settings.tagger_steps):
+            batch = [*chance.choices(questions, k=_TAGGED), *(chance.choices(words, k=_WORDS) if words else [])]
+            states, marks, mask, named = _padded(batch)
+            small = torch.tensor([chance.random() < settings.lower for _ in batch])
+            marks = torch.where(small[:, None, None], lower_marks(marks), marks)
+            tags = tagger(states, marks, mask)
+            loss = functional.binary_cross_entropy_with_logits(tags[mask], named[mask])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            self._tell(what, step + 1, settings.tagger_steps)
+        return tagger.requires_grad_(False).eval()
+
 
 def _rate(step: int, steps: int) -> float:
     """Of the learning rate: a short rise, then a straight fall to 0."""
@@ -270,9 +324,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 class _Batches:
-    """Questions for a step: some relations of a few kinds, which are each other's negatives, entities with twins,
-    words.
-    """
+    """Questions for a step: some relations of a few kinds, each other's negatives, and entities with their twins."""
 
     _KINDS, _RELATIONS, _EACH, _ENTITIES = 6, 5, 5, 14
 
@@ -298,18 +350,25 @@ class _Batches:
         return sorted(chosen)
 
 
+def _padded(batch: Sequence[_Tagged]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """States [n, t, dim], marks [n, t, 3], mask [n, t] and which name the entity [n, t]."""
+    states, mask = pad_states([each.states for each in batch])
+    marks, named = (
+        torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
+        for own in ([each.marks for each in batch], [each.named for each in batch])
+    )
+    return states, marks, mask, named
+
+
 def _contrast(projection: Projection, asked: _Asked, batch: Sequence[int], temperature: float) -> torch.Tensor:
     rows = torch.tensor(batch)
-    padded, mask = pad_states([asked.states[i] for i in batch])
-    named = torch.nn.utils.rnn.pad_sequence([asked.named[i] for i in batch], batch_first=True)
-    tags = projection.tags(padded)
-    blocks = projection(padded, mask, tags, asked.unnamed[rows])
+    states, marks, mask, _ = _padded([asked.tokens[i] for i in batch])
+    blocks = projection(states, mask, projection.tagger(states, marks, mask), asked.unnamed[rows])
     relation, entity = asked.relation[rows], asked.entity[rows]
     fact = entity * (int(asked.relation.max()) + 1) + relation
     together = blocks.flatten(1) / math.sqrt(blocks.shape[1])
     return (
-        functional.binary_cross_entropy_with_logits(tags[mask], named[mask])
-        + _supervised_contrast(blocks[:, 0], relation, temperature, asked.alike[relation[:, None], relation])
+        _supervised_contrast(blocks[:, 0], relation, temperature, asked.alike[relation[:, None], relation])
         + _supervised_contrast(blocks[:, 1], entity, temperature)
         + 0.5 * _supervised_contrast(blocks[:, 2], fact, temperature)
         + 0.5 * _supervised_contrast(together, fact, temperature)

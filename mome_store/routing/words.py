@@ -16,6 +16,7 @@ PLACEHOLDER = "this"
 _BRIDGED = 3  # letters of a word between two names that belongs to them: "University of Oslo", "Vincent van Gogh"
 _APOSTROPHES = ("'", "\u2019")
 _WORD = re.compile(r"\w+")
+_INITIAL = re.compile(r"\b\w\.$")
 _IDENTIFIER = re.compile(r"\w+(?:[:./_#-]\w+)+")
 
 
@@ -53,6 +54,12 @@ def plain_words(text: str) -> list[Word]:
 def _initial(word: Word, text: str) -> bool:
     """A letter that stands alone, other than what an apostrophe cut off."""
     return len(word.text) == 1 and text[max(0, word.start - 1) : word.start] not in _APOSTROPHES
+
+
+def begins_sentence(text: str, start: int) -> bool:
+    """Whether the word that starts there is a sentence's first: the dot of an initial ends none."""
+    before = text[:start].rstrip()
+    return not before or (before[-1] in ".?!:" and not _INITIAL.search(before))
 
 
 def without_names(text: str, words: Sequence[Word], named: Sequence[bool]) -> str:

@@ -120,6 +120,10 @@ def keys(*relations: np.ndarray) -> np.ndarray:
     return np.stack([key(relation, ANNA) for relation in relations])
 
 
+def asking_the_same(stored: StoredWordings, relation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return stored.asking_the_same(stored.blocks @ keys(relation)[:, 0].T)
+
+
 def test_wordings_that_are_kept_stand_for_all_and_none_twice() -> None:
     found = StoredWordings.of_keys(keys(PHONE, LOCKER, PHONE, PET, LOCKER), np.arange(5))
     assert len(found.blocks) == 3 and len(set(found.relation)) == 3
@@ -131,9 +135,9 @@ def test_wordings_that_groups_join_are_one_relation_however_unlike() -> None:
     call, ring = unit(1, 0, 0, 0, 0, 0, 1), unit(1, 0, 0, 0, 0, 0, 0, 1)
     found = StoredWordings.of_keys(keys(PHONE, call, call, ring, LOCKER), np.array([0, 0, 1, 1, 2]))
     assert len(found.blocks) == 4
-    assert found.of_group(keys(PHONE))[0].tolist() == [True, True, True, False]
-    assert found.of_group(keys(LOCKER))[0].tolist() == [False, False, False, True]
-    assert not found.of_group(keys(PET))[0].any()
+    assert asking_the_same(found, PHONE)[0].tolist() == [True, True, True, False]
+    assert asking_the_same(found, LOCKER)[0].tolist() == [False, False, False, True]
+    assert not asking_the_same(found, PET)[0].any()
 
 
 def test_a_question_that_is_stored_of_others_word_for_word_speaks_against_a_like_relation() -> None:
@@ -162,7 +166,7 @@ def test_one_odd_group_joins_nothing_that_others_keep_apart() -> None:
     """As where the name was not told from what is asked of it, once."""
     relations = [PHONE, LOCKER] * 20 + [PET, TEXT] * 20 + [PHONE, PET]
     found = StoredWordings.of_keys(keys(*relations), np.arange(len(relations)) // 2)
-    own, _ = found.of_group(keys(PHONE))
+    own, _ = asking_the_same(found, PHONE)
     assert own.tolist() == [True, True, False, False]
 
 
@@ -182,6 +186,17 @@ def test_what_all_but_is_a_wording_of_a_relation_that_is_sure_to_differ_never_op
     row[:, FEATURES.index("distinct relations")] = -0.2, -0.2, 0.1
     row[:, FEATURES.index("distinct lead")] = -1.0, -0.5, -1.0
     assert (gate({}).probability(row) > 0).tolist() == [False, True, True]
+
+
+def test_initials_the_other_way_round_are_another_name_and_never_open_the_gate() -> None:
+    words = {"j p": 0.2, "p marat": 0.3, "marat": 0.9}
+    marats = Wordings.of_keys(keys(PHONE).reshape(1, -1) / np.float32(3**0.5), [rarity(words)])
+    [same] = compared(asks(PHONE, ANNA, **words), marats)
+    [other] = compared(asks(PHONE, ANNA, **{"p j": 0.2, "j marat": 0.3, "marat": 0.9}), marats)
+    [last_name_first] = compared(asks(PHONE, ANNA, **{"marat j": 0.3, "marat": 0.9}), marats)
+    assert same["name missing"] == 0 and last_name_first["name missing"] == pytest.approx(0.3)
+    row = np.array([[each[name] for name in FEATURES] for each in (same, other)], np.float32)
+    assert (gate({}).probability(row) > 0).tolist() == [True, False]
 
 
 @given(st.integers(1, 3000), st.sampled_from([0.001, 0.01, 0.05, 0.5]), st.integers(0, 2**32 - 1))

@@ -223,7 +223,15 @@ def test_a_memory_model_shares_its_layers_with_the_encoder_where_experts_do_not_
 def test_a_router_trains_over_hidden_states_and_a_store_finds_both_again(folder: Path, tmp_path: Path) -> None:
     states = HiddenStateEncoder.from_pretrained(folder, 2)
     settings = RouterSettings(
-        entities=60, steps=4, lessons=6, lesson_entities=9, background=30, gate_steps=20, calibration=0.5
+        entities=60,
+        words_asked=40,
+        tagger_steps=4,
+        steps=4,
+        lessons=6,
+        lesson_entities=9,
+        background=30,
+        gate_steps=20,
+        calibration=0.5,
     )
     router = train_router(states, replace(settings, vocabulary_start=0))
     router.save(tmp_path / "router")

@@ -219,7 +219,7 @@ def _damaged(content: bytes) -> dict[str, Any]:
         "empty": b"",
         "cut": content[: len(content) // 2],
         "no header": b"\xff" * 64,
-        "another format": content.replace(b'\\"format\\": 2', b'\\"format\\": 9'),
+        "another format": content.replace(b'\\"format\\": 3', b'\\"format\\": 9'),
         "other features": content.replace(b"own words found", b"own words f0und"),
     }
 

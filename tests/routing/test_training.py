@@ -17,7 +17,15 @@ RELATIONS = load_relations()
 KINDS = sorted({relation.kind for relation in RELATIONS})
 VOCABULARY = ["water", "music", "teacher", "window", "storm", "paper"]
 SMALL = RouterSettings(
-    entities=60, steps=8, lessons=6, lesson_entities=9, background=60, gate_steps=60, calibration=0.5
+    entities=60,
+    words_asked=40,
+    tagger_steps=8,
+    steps=8,
+    lessons=6,
+    lesson_entities=9,
+    background=60,
+    gate_steps=60,
+    calibration=0.5,
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mome_store.routing.words import plain_words, without_names, words_of
+from mome_store.routing.words import begins_sentence, plain_words, without_names, words_of
 
 
 def texts(text: str) -> set[str]:
@@ -54,3 +54,10 @@ def test_what_is_asked_is_the_same_whoever_it_is_asked_of() -> None:
 def test_a_short_word_between_two_names_belongs_to_them_and_a_long_one_does_not() -> None:
     assert unnamed("When was Jan van Eyck here?", "Jan", "Eyck") == "When was this here?"
     assert unnamed("Does Jan visit Eva?", "Jan", "Eva") == "Does this visit this?"
+
+
+@pytest.mark.parametrize(
+    ("text", "begins"), [("Who?", True), ("Now. Who", True), ("J. Who", False), ("me, Who", False)]
+)
+def test_a_sentence_begins_after_the_last_one_and_not_after_an_initial(text: str, begins: bool) -> None:
+    assert begins_sentence(text, text.index("Who")) is begins

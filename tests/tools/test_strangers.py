@@ -118,6 +118,16 @@ def test_a_bar_is_left_out_where_nothing_was_measured() -> None:
     assert "exact match, held-out wordings" in names and "exact match, twins" not in names
 
 
+def test_identifiers_have_a_bar_where_they_were_routed() -> None:
+    results = Results(100, EvaluationSettings(), "some-model", "some-router", None)
+    results.add(made_up("owned"))
+    results.add_real(RealDataResult("PCI devices", 20, 0, {}, missing="no file"))
+    assert "right route, identifiers" not in [figure.name for figure in results.bars()]
+    results.add_real(RealDataResult("PCI devices", 20, 0, {"other wordings: right": Share(9, 10)}))
+    [bar] = [figure for figure in results.bars() if figure.name == "right route, identifiers"]
+    assert bar.value == 90 and bar.ok is False
+
+
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Path:
     folder = tmp_path / "tiny"

@@ -60,9 +60,10 @@ def airport_questions(size: int, seed: int, asked: int) -> QuestionSet:
     )
 
 
+DEVICES = "PCI devices"
 REAL_SETS: dict[str, Callable[[int, int, int], QuestionSet]] = {
     "airports": airport_questions,
-    "PCI devices": device_questions,
+    DEVICES: device_questions,
 }
 """By name what makes them, given how many facts, the seed, and the most questions of a kind."""
 

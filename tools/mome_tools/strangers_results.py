@@ -20,6 +20,7 @@ from mome_store.errors import MomeError
 from mome_store.evaluation import SYSTEMS, EvaluationSettings, RealDataResult, Row, SystemResult, rows_of
 from mome_store.routing import KeyEncoder, QueryEncoder
 from mome_tools.figures import Figure, machine_text
+from mome_tools.real_sets import DEVICES
 from mome_tools.risk_plot import curve_of, plot_risk
 from mome_tools.share_plot import plot_shares
 from mome_tools.strangers_tables import Table, all_tables, real_data_table
@@ -75,8 +76,13 @@ class Results:
         return all_tables(self.rows()) + ([real_data_table(list(self._real.values()))] if self._real else [])
 
     def bars(self) -> list[Figure]:
-        """What owned mode must reach, where it was run."""
-        return [figure for row in self.rows() if row.name == "owned" for figure in bars_of(row)]
+        """What owned mode must reach, where it was run, and its router for identifiers."""
+        figures = [figure for row in self.rows() if row.name == "owned" for figure in bars_of(row)]
+        devices = self._real.get(DEVICES)
+        routed = devices.shares.get("other wordings: right") if devices else None
+        if figures and routed and routed.value is not None:
+            figures.append(Figure.at_least("right route, identifiers", 100 * routed.value, 97.0, "%"))
+        return figures
 
     def _write(self) -> None:
         folder = self._folder

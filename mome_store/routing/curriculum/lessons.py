@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from mome_store.routing.curriculum.entities import Entities
-from mome_store.routing.curriculum.wordings import Relation
+from mome_store.routing.curriculum.wordings import Relation, ask_by_name
 
 STRANGER, TWIN, OTHER_RELATION, UNRELATED = "stranger", "twin", "other relation", "unrelated"
 """Kinds of questions that no fact of a store answers."""
@@ -96,6 +96,18 @@ class Asker:
     def ask(self, relation: int, entity: str, chance: random.Random | None = None) -> Question:
         """Drawn by `chance`, else by the asker's own."""
         return _question(self._all[relation].ask(entity, chance or self.chance), relation, entity)
+
+    def words_asked(self, count: int) -> list[tuple[str, Question]]:
+        """So many questions for a word or two of the vocabulary, of an entity of some kind, with that kind: what is
+        asked may be anything, and is no name for that. Their relation is -1.
+        """
+        found = []
+        for _ in range(count):
+            kind = self.chance.choice(list(self._of_kind))
+            entity = self.entities.draw(kind)
+            relation = " ".join(self.chance.choices(self.vocabulary, k=self.chance.choice([1, 1, 2])))
+            found.append((kind, _question(ask_by_name(relation, entity, self.chance), -1, entity)))
+        return found
 
     def lesson(self, entities: int) -> Lesson:
         """A store over a few kinds of entities, and questions of every kind to it."""

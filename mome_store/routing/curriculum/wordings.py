@@ -108,13 +108,20 @@ class Relation:
         """The relation of `entity`, asked in some way."""
         if self.questions and chance.random() < _WHOLE:
             question = chance.choice(self.questions).replace("{e}", entity)
-            text = chance.choice(_QUESTION_FRAMES).replace("{q}", question)
-        else:
-            text = chance.choice(_NAME_FRAMES).replace("{r}", chance.choice(self.names)).replace("{e}", entity)
-        text = text.replace("{t}", _tool(chance))
-        if chance.random() < _LOWER:
-            return text.lower().rstrip("?.!")
-        return text[0].upper() + text[1:] if chance.random() < 0.9 else text
+            return _typed(chance.choice(_QUESTION_FRAMES).replace("{q}", question), chance)
+        return ask_by_name(chance.choice(self.names), entity, chance)
+
+
+def ask_by_name(relation: str, entity: str, chance: random.Random) -> str:
+    """What is called `relation`, asked of `entity` in some way."""
+    return _typed(chance.choice(_NAME_FRAMES).replace("{r}", relation).replace("{e}", entity), chance)
+
+
+def _typed(text: str, chance: random.Random) -> str:
+    text = text.replace("{t}", _tool(chance))
+    if chance.random() < _LOWER:
+        return text.lower().rstrip("?.!")
+    return text[0].upper() + text[1:] if chance.random() < 0.9 else text
 
 
 def _tool(chance: random.Random) -> str:
