@@ -127,6 +127,22 @@ def test_parts_share_the_words_that_the_text_says_once(text: str, parts: list[st
     )
 
 
+def test_a_word_at_both_sides_of_a_seam_is_said_once() -> None:
+    wordings = apart("What are the phone number and the locker code of Ada Brandt?").clauses[0].splits[0].parts[1]
+    assert "What are the locker code of Ada Brandt?" in wordings
+    assert not any("the the" in wording for wording in wordings)
+
+
+def test_of_a_part_with_many_wordings_the_likeliest_are_kept() -> None:
+    """Without a capital nothing tells where the name ends, and each word may be the last of it."""
+    likely = dict.fromkeys(["bo", "chen"], 0.9)
+    compound = take_apart("what is in the end of it all bo chen phone number and locker code of the lab", likely)
+    assert compound is not None
+    second = compound.clauses[0].splits[0].parts[1]
+    assert len(second) == MOST_WORDINGS
+    assert second[0] == "what is in the end of it all bo chen locker code of the lab"
+
+
 def test_a_list_ends_with_an_and() -> None:
     """Commas alone stand within the name of one place as well."""
     for text, listed in (("Arak, Oslo and Lima", True), ("Arak, Oslo & Lima", True), ("Arak, Oslo, Lima", False)):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mome_store.routing import gate as gate_module
 from mome_store.routing.gate import (
     FEATURES,
     Background,
@@ -129,6 +130,14 @@ def test_wordings_that_are_kept_stand_for_all_and_none_twice() -> None:
     assert len(found.blocks) == 3 and len(set(found.relation)) == 3
     empty = StoredWordings.of_keys(np.empty((0, 3, WIDTH), np.float32), np.empty(0, np.int64))
     assert empty.blocks.shape == (0, WIDTH)
+
+
+def test_of_more_wordings_than_are_compared_the_first_stand_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "_MOST_WORDINGS", 2)
+    found = StoredWordings.of_keys(keys(PHONE, LOCKER, PET, PHONE, PET), np.array([0, 0, 1, 2, 2]))
+    assert np.array_equal(found.blocks, [PHONE, LOCKER])
+    assert asking_the_same(found, LOCKER)[0].tolist() == [True, True], "one group has both"
+    assert not asking_the_same(found, PET)[0].any()
 
 
 def test_wordings_that_groups_join_are_one_relation_however_unlike() -> None:

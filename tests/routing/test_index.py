@@ -66,7 +66,7 @@ def test_beyond_it_the_nearest_keys_are_found_as_often_as_promised(keys: Floats)
     assert 0 < index.candidates < len(keys) and index.searched.nprobe < index.searched.nlist
     queries = other_wordings(keys, 1000)
     _, expected = exactly(queries, keys, 4)
-    assert recall(index.search(queries, 4)[1], expected) >= RECALL - 0.005
+    assert recall(index.search(queries, 4)[1], expected) >= RECALL
     assert recall(index.search(queries, 4)[1], expected[:, :1]) >= 0.998
 
 
