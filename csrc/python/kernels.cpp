@@ -1,6 +1,8 @@
 // Binds the kernels: the one place where tensors cross into C++.
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <optional>
 #include <string>
 #include <utility>
@@ -8,6 +10,7 @@
 
 #include "format/errors.h"
 #include "kernels/apply.h"
+#include "kernels/inner_products.h"
 #include "kernels/read_bandwidth.h"
 #include "python/bindings.h"
 #include "python/tensor.h"
@@ -94,6 +97,25 @@ void apply_tables(py::handle y, py::handle x, py::handle row_index, py::handle r
     apply(rows, y, x, a_offset, b_offset, alpha, weight_dtype, accumulate, threads, isa);
 }
 
+using Vectors = py::array_t<float, py::array::c_style>;
+
+Vectors products(const Vectors& rows, const Vectors& vectors, const std::optional<std::string>& isa) {
+    if (rows.ndim() != 2 || vectors.ndim() != 2 || rows.shape(1) != vectors.shape(1)) {
+        throw SchemaError("inner products need rows [n, d] and vectors [m, d]");
+    }
+    Vectors found({vectors.shape(0), rows.shape(0)});
+    const auto values = [](const Vectors& array) { return std::span(array.data(), static_cast<size_t>(array.size())); };
+    const std::span<const float> all = values(rows), few = values(vectors);
+    const std::span<float> result(found.mutable_data(), static_cast<size_t>(found.size()));
+    const int64_t d = rows.shape(1);
+    const Isa chosen = isa ? isa_named(*isa) : best_isa();
+    {
+        const py::gil_scoped_release release;
+        inner_products(all, few, d, result, chosen);
+    }
+    return found;
+}
+
 double bandwidth(py::handle memory, int threads) {
     const std::span<const float> values = vector<float>(memory, "memory");
     const py::gil_scoped_release release;
@@ -123,6 +145,11 @@ void bind_kernels(py::module_& module) {
                py::arg("weight_dtype"), py::arg("accumulate") = false, py::arg("threads") = 1,
                py::arg("isa") = py::none(),
                "y[row_index] += routed experts of x[row_index]; see csrc/kernels/apply.h.");
+    module.def("inner_products", &products, py::arg("rows").noconvert(), py::arg("vectors").noconvert(),
+               py::arg("isa") = py::none(),
+               "float32 [m, n]: of vectors [m, d] with rows [n, d]; see csrc/kernels/inner_products.h.");
+    module.def("erf", py::vectorize([](float x) { return std::erf(x); }), py::arg("x"),
+               "The error function of each element, float32; on the calling thread.");
     module.def("available_isas", [] {
         std::vector<std::string> found;
         for (const Isa isa : available_isas())

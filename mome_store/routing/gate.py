@@ -24,9 +24,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mome_store._core import inner_products
 
 Floats = NDArray[np.float32]
 FEATURES = (
@@ -119,6 +122,11 @@ class Surroundings:
     background: Background
     stored: StoredWordings
 
+    @cached_property
+    def relations(self) -> Floats:
+        """float32 [n, width]: the background's, and behind them the store's."""
+        return np.concatenate([self.background.vectors, self.stored.blocks])
+
 
 class Background:
     """Words of the encoder's vocabulary as relations: float32 [n, width], unit length."""
@@ -168,9 +176,10 @@ class StoredWordings:
         """bool [n] each: which of them ask what a group asks, and which are sure not to. alike: float32 [n, k], their
         cosines with the group's wordings.
         """
-        relations = np.unique(self.relation[(alike >= _SAME_WORDING).any(axis=1)])
-        own = np.isin(self.relation, relations)
-        apart: NDArray[np.bool_] = np.any(self.distinct[relations], axis=0)
+        same = np.zeros(len(self.distinct), np.bool_)
+        same[self.relation[(alike >= _SAME_WORDING).any(axis=1)]] = True
+        own = same[self.relation]
+        apart = np.logical_or.reduce(self.distinct[same], axis=0)
         return own, apart[self.relation] & ~own
 
 
@@ -215,11 +224,14 @@ def _distinct(entities: Floats, relation: NDArray[np.int64], groups: NDArray[np.
 def features(query: Reading, candidates: Sequence[Wordings], around: Surroundings) -> Floats:
     """float32 [len(candidates), len(FEATURES)]. The candidates are those of one query: each is the others' rival."""
     background = around.background
-    stored = around.stored.blocks @ query.blocks[0]
     similar = [np.einsum("nbw,bw->nb", each.blocks, query.blocks) for each in candidates]  # [n, 3] each
     places = [int(each[:, 0].argmax()) for each in similar]
     nearest_keys = [each.blocks[place, 0] for each, place in zip(candidates, places, strict=True)]
-    asked, *others = (background.vectors @ np.stack([query.blocks[0], *nearest_keys], axis=1)).T
+    near = inner_products(around.relations, np.stack([query.blocks[0], *nearest_keys]))
+    (asked, *others), (stored, *_) = np.split(near, [len(background.vectors)], axis=1)
+    own_relations = np.concatenate([each.blocks[:, 0] for each in candidates])
+    ends = np.cumsum([len(each.blocks) for each in candidates])
+    stored_alike = np.split(inner_products(around.stored.blocks, own_relations).T, ends[:-1], axis=1)
     totals = [float(each.sum(axis=1).max()) for each in similar]
     found = [_names_found(query, each) for each in candidates]
     rows = np.zeros((len(candidates), len(FEATURES)), np.float32)
@@ -236,7 +248,7 @@ def features(query: Reading, candidates: Sequence[Wordings], around: Surrounding
             alike[:, 2].max(),
             relation - asked.max(),
             ((relation - asked) / distance).min(),
-            *_stored_relations(candidate, places[i], relation, around.stored, stored),
+            *_stored_relations(places[i], relation, around.stored, stored, stored_alike[i]),
             found[i],
             _name_missing(query, candidate),
             _other_word_asked(query, candidate, background, asked),
@@ -252,18 +264,18 @@ def features(query: Reading, candidates: Sequence[Wordings], around: Surrounding
     return rows
 
 
-def _stored_relations(
-    candidate: Wordings, nearest: int, relation: float, wordings: StoredWordings, stored: Floats
-) -> Floats:
+def _stored_relations(nearest: int, relation: float, wordings: StoredWordings, stored: Floats, alike: Floats) -> Floats:
     """How much nearer the query is to the group's relation than to the store's others: by likeness, by what groups
     join, and as a share of the way; and how many wordings there are, as a logarithm.
+
+    nearest: the group's wording that is most like the query, by `relation`. stored: how like the query the store's
+    wordings are, float32 [n]; alike: and the group's, [n, k].
 
     Wordings close to the group's own count as its own for the first, so that others' wordings of it speak for the
     group; for the second those that groups join to its own. The share of the way tells close ones apart. They are 0
     where there is nothing to compare with. Likeness and share of the way come once more for those relations only that
     are sure to differ from the group's, and are at their greatest where there is none.
     """
-    alike = wordings.blocks @ candidate.blocks[:, 0].T
     away = np.maximum(1 - alike[:, nearest], _NO_DISTANCE)
     lead = np.clip((relation - stored) / away, -1, 1)
     close = alike.max(axis=1) > _OWN_RELATION

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 from mome_store.errors import SchemaError
 from mome_store.routing.encoder import SentenceEncoder, TokenEncoder, TokenStates
 from mome_store.routing.gate import Reading
-from mome_store.routing.projection import BLOCKS, Projection
+from mome_store.routing.projection import BLOCKS
+from mome_store.routing.projector import Projector
 from mome_store.routing.tagger import case_marks
 from mome_store.routing.trained import DEFAULT_ROUTER, TrainedRouter, load_router
 from mome_store.routing.words import Word, plain_words, without_names, words_of
 
-_TOGETHER = 256  # texts whose token states are padded to one length at once
 _ACRONYM = 6  # letters at most
 _NAMED = 0.5  # a word as likely a name as this is left out for the relation
 
@@ -41,6 +42,7 @@ class KeyEncoder:
         self.sentences = SentenceEncoder(device=device) if sentences is None else sentences
         self._name = "given" if isinstance(router, TrainedRouter) else str(router or DEFAULT_ROUTER)
         self.router = router if isinstance(router, TrainedRouter) else load_router(router)
+        self._projector = Projector(self.router.projection)
         if self.router.encoder != self.sentences.identity["fingerprint"]:
             raise SchemaError(
                 f"the router {self._name} was trained for another encoder than {self.sentences.identity['name']} "
@@ -70,7 +72,7 @@ class KeyEncoder:
 
     def read(self, texts: Sequence[str]) -> list[Reading]:
         """What the gate sees in each text."""
-        return read_states(texts, self.sentences.encode_tokens(texts), self.router.projection, self.sentences)
+        return read_states(texts, self.sentences.encode_tokens(texts), self._projector, self.sentences)
 
 
 def keys_of_readings(readings: Sequence[Reading], dim: int) -> NDArray[np.float32]:
@@ -80,26 +82,41 @@ def keys_of_readings(readings: Sequence[Reading], dim: int) -> NDArray[np.float3
 
 
 def read_states(
-    texts: Sequence[str], states: Sequence[TokenStates], projection: Projection, sentences: TokenEncoder
+    texts: Sequence[str], states: Sequence[TokenStates], projector: Projector, sentences: TokenEncoder
 ) -> list[Reading]:
     """The readings of texts whose token states are known; each is encoded once more, without its names."""
+    seen = [(each.states.numpy(), each.spans[:, 1] > each.spans[:, 0]) for each in states]
+    tags = [
+        projector.tags(own, case_marks(text, each.spans).numpy(), shown)
+        for text, each, (own, shown) in zip(texts, states, seen, strict=True)
+    ]
+    named = [_NamedTokens.of_tags(each.spans, own) for each, own in zip(states, tags, strict=True)]
+    unnamed = encode_once(sentences, [_unnamed(text, tokens) for text, tokens in zip(texts, named, strict=True)])
     readings: list[Reading] = []
-    for start in range(0, len(texts), _TOGETHER):
-        part, own = texts[start : start + _TOGETHER], states[start : start + _TOGETHER]
-        padded, mask = pad_states(own)
-        with torch.inference_mode():
-            tags = projection.tagger(padded, pad_marks(part, own), mask)
-            likely = tags.sigmoid().numpy()
-            unnamed = encode_once(
-                sentences,
-                [_unnamed(text, each.spans, likely[i]) for i, (text, each) in enumerate(zip(part, own, strict=True))],
-            )
-            blocks = projection(padded, mask, tags, torch.from_numpy(unnamed)).numpy()
-        for i, (text, each) in enumerate(zip(part, own, strict=True)):
-            words = words_of(text)
-            names = _names(words, each.spans, likely[i])
-            readings.append(Reading(blocks[i], names, _rarity(text, words, sentences)))
+    for text, (own, shown), logits, tokens, rest in zip(texts, seen, tags, named, unnamed, strict=True):
+        words = words_of(text)
+        blocks = projector.blocks(own, shown, logits, rest)
+        readings.append(Reading(blocks, _names(words, tokens), _rarity(text, words, sentences)))
     return readings
+
+
+@dataclass(frozen=True)
+class _NamedTokens:
+    """The tokens of a text that stand for characters: from where to where, and how likely each names the entity."""
+
+    tokens: tuple[tuple[int, int, float], ...]
+
+    @classmethod
+    def of_tags(cls, spans: NDArray[np.int64], tags: NDArray[np.float32]) -> _NamedTokens:
+        """spans: int64 [t, 2]; tags: logits float32 [t]."""
+        likely = 1 / (1 + np.exp(-tags))
+        tokens = zip(*spans.T.tolist(), likely.tolist(), strict=True)
+        return cls(tuple((start, end, p) for start, end, p in tokens if end > start))
+
+    def likely_name(self, word: Word) -> float:
+        """The mean over the word's tokens."""
+        inside = [p for start, end, p in self.tokens if start >= word.start and end <= word.end]
+        return sum(inside) / len(inside) if inside else 0.0
 
 
 def encode_once(sentences: TokenEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -118,15 +135,9 @@ def pad_states(states: Sequence[TokenStates]) -> tuple[torch.Tensor, torch.Tenso
     return padded, mask
 
 
-def pad_marks(texts: Sequence[str], states: Sequence[TokenStates]) -> torch.Tensor:
-    """float32 [n, t, 3]: the tagger's `case_marks`, padded as the states are."""
-    marks = [case_marks(text, each.spans) for text, each in zip(texts, states, strict=True)]
-    return torch.nn.utils.rnn.pad_sequence(marks, batch_first=True)
-
-
-def _unnamed(text: str, spans: NDArray[np.int64], likely: NDArray[np.float32]) -> str:
+def _unnamed(text: str, tokens: _NamedTokens) -> str:
     words = plain_words(text)
-    return without_names(text, words, [_likely_name(word, spans, likely) > _NAMED for word in words])
+    return without_names(text, words, [tokens.likely_name(word) > _NAMED for word in words])
 
 
 def _rarity(text: str, words: Sequence[Word], sentences: TokenEncoder) -> dict[str, float]:
@@ -143,16 +154,9 @@ def _rarity(text: str, words: Sequence[Word], sentences: TokenEncoder) -> dict[s
     return found
 
 
-def _names(words: Sequence[Word], spans: NDArray[np.int64], likely: NDArray[np.float32]) -> dict[str, float]:
+def _names(words: Sequence[Word], tokens: _NamedTokens) -> dict[str, float]:
     """Of each word how likely it names the entity, on the occasion where it is most."""
     found: dict[str, float] = {}
     for word in words:
-        found[word.text] = max(found.get(word.text, 0.0), _likely_name(word, spans, likely))
+        found[word.text] = max(found.get(word.text, 0.0), tokens.likely_name(word))
     return found
-
-
-def _likely_name(word: Word, spans: NDArray[np.int64], likely: NDArray[np.float32]) -> float:
-    """The mean over the word's tokens."""
-    starts, ends = spans[:, 0], spans[:, 1]
-    inside = (starts >= word.start) & (ends <= word.end) & (ends > starts)
-    return float(likely[: len(spans)][inside].mean()) if inside.any() else 0.0

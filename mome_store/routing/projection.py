@@ -20,7 +20,7 @@ from torch.nn import functional
 from mome_store.routing.tagger import Tagger
 
 BLOCKS = ("relation", "entity", "sentence")
-_MASKED = -1e9
+MASKED = -1e9  # the logit of a token that is not looked at
 
 
 class Projection(nn.Module):
@@ -60,7 +60,7 @@ class Projection(nn.Module):
     ) -> torch.Tensor:
         """The blocks [n, 3, width]. tags: the tagger's, of `states`."""
         named = functional.logsigmoid(tags)
-        weights = (self.attention(states).squeeze(-1) + named).masked_fill(~mask, _MASKED).softmax(dim=1)
+        weights = (self.attention(states).squeeze(-1) + named).masked_fill(~mask, MASKED).softmax(dim=1)
         pooled = torch.einsum("nt,ntd->nd", weights, states)
         share = mask.float() / mask.sum(dim=1, keepdim=True).clamp(min=1)
         mean = functional.normalize(torch.einsum("nt,ntd->nd", share, states), dim=-1)

@@ -50,6 +50,14 @@ _NO_DISTANCE = 1e-6  # two groups with the very same key: the lead is then round
 
 
 @dataclass(frozen=True)
+class _Remembered:
+    """What a group's questions are, and what the gate sees of them."""
+
+    texts: tuple[str, ...]
+    wordings: Wordings
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A group that keys voted for: the score of its best key (inner product), and that key's place in the index."""
 
@@ -84,7 +92,7 @@ class Router:
         self.w_q: NDArray[np.float32] = np.eye(snapshot.key_dim, encoder.dim, dtype=np.float32)
         self._asked = {"threshold": threshold, "margin": margin, "false_fire": false_fire}
         self._several = several
-        self._wordings: dict[int, Wordings] = {}
+        self._remembered: dict[int, _Remembered] = {}
         self._load(snapshot)
 
     @classmethod
@@ -167,25 +175,25 @@ class Router:
     ) -> list[tuple[Part, ...]]:
         """The parts of each query. Where none can be several nothing more is encoded."""
         compounds: dict[int, Compound] = {}
+        stands_in = partial(self._stands_in, encoder)
         for i, (query, reading, decision) in enumerate(zip(queries, readings, decisions, strict=True)):
             compound = take_apart(query, reading.words)
-            if compound and (compound := unsettled(compound, decision, self._stands_in)):
+            if compound and (compound := unsettled(compound, decision, stands_in)):
                 compounds[i] = compound
         texts = list(dict.fromkeys(text for compound in compounds.values() for text in compound.texts()))
         decided = dict(zip(texts, self._compared(texts, encoder.read(texts), encoder), strict=True)) if texts else {}
         bar = partial(bar_of, encoder.router.gate, self._false_fire)
-        judge = Judge(decided, bar, self._stands_in, partial(self._names_in_full, encoder))
+        judge = Judge(decided, bar, stands_in, partial(self._names_in_full, encoder))
         return [judge.parts(compounds[i], decision) if i in compounds else () for i, decision in enumerate(decisions)]
 
-    def _stands_in(self, joint: Joint, group_id: int) -> bool:
-        memory = self._snapshot.group(group_id).memory
-        return memory is not None and any(joint.stands_in(wording) for wording in memory.wordings)
+    def _stands_in(self, encoder: KeyEncoder, joint: Joint, group_id: int) -> bool:
+        [group] = self._known([group_id], encoder)
+        return any(joint.stands_in(text) for text in group.texts)
 
     def _names_in_full(self, encoder: KeyEncoder, text: str, group_id: int) -> bool:
-        memory = self._snapshot.group(group_id).memory
-        wordings = memory.wordings if memory else ()
+        [group] = self._known([group_id], encoder)
         words = {word.text for word in plain_words(text)}
-        readings = zip(wordings, encoder.read(wordings), strict=True)
+        readings = zip(group.texts, encoder.read(group.texts), strict=True)
         names = (Names(reading.words).words(wording) for wording, reading in readings)
         return any(name and name <= words for name in names)
 
@@ -214,10 +222,10 @@ class Router:
                 found.append(_NOBODY)
                 continue
             nearest = candidates[:_COMPARED]
-            wordings = self._wordings_of([candidate.group_id for candidate in nearest], encoder)
+            wordings = self._wordings_of(nearest, encoder)
             if identified := self._identified(reading, key, wordings):
                 nearest = identified
-                wordings = self._wordings_of([candidate.group_id for candidate in nearest], encoder)
+                wordings = self._wordings_of(nearest, encoder)
             likely = encoder.router.gate.probability(features(reading, wordings, self._around))
             best = int(likely.argmax())
             ahead = self.lead([nearest[best], *candidates]) >= self.margin
@@ -243,23 +251,27 @@ class Router:
         having = [group_id for group_id, memory in memories.items() if _has(memory.wordings, identifiers)]
         return tuple(candidate for candidate in candidates if candidate.group_id in having)[:_COMPARED]
 
-    def _wordings_of(self, group_ids: Sequence[int], encoder: KeyEncoder) -> list[Wordings]:
-        new = [group_id for group_id in group_ids if group_id not in self._wordings]
+    def _wordings_of(self, candidates: Sequence[Candidate], encoder: KeyEncoder) -> list[Wordings]:
+        return [group.wordings for group in self._known([candidate.group_id for candidate in candidates], encoder)]
+
+    def _known(self, group_ids: Sequence[int], encoder: KeyEncoder) -> list[_Remembered]:
+        new = [group_id for group_id in group_ids if group_id not in self._remembered]
         if new:
-            if len(self._wordings) + len(new) > _REMEMBERED:
-                self._wordings.clear()
+            if len(self._remembered) + len(new) > _REMEMBERED:
+                self._remembered.clear()
                 new = list(group_ids)
             memories = dict(self._snapshot.memories(new))  # all at once: each look into the catalogue opens it anew
-            self._wordings |= {
-                group_id: self._read_wordings(group_id, memories.get(group_id), encoder) for group_id in new
+            self._remembered |= {
+                group_id: self._read_group(group_id, memories.get(group_id), encoder) for group_id in new
             }
-        return [self._wordings[group_id] for group_id in group_ids]
+        return [self._remembered[group_id] for group_id in group_ids]
 
-    def _read_wordings(self, group_id: int, memory: Memory | None, encoder: KeyEncoder) -> Wordings:
+    def _read_group(self, group_id: int, memory: Memory | None, encoder: KeyEncoder) -> _Remembered:
+        texts = memory.wordings if memory else ()
         first, last = np.searchsorted(self._sorted_key_groups, [group_id, group_id + 1])
         keys = np.stack([self._index.reconstruct(int(key)) for key in self._keys_by_group[first:last]])
-        texts = memory.wordings if memory else ()
-        return Wordings.of_keys(keys, [encoder.words_with_rarity(text) for text in texts])
+        words = [encoder.words_with_rarity(text) for text in texts]
+        return _Remembered(texts, Wordings.of_keys(keys, words))
 
     def _projected(self, vectors: NDArray[np.float32], queries: Sequence[str]) -> NDArray[np.float32]:
         finite = np.isfinite(vectors).all(axis=1)
@@ -304,7 +316,7 @@ class Router:
         self._snapshot = snapshot
         self._keys_by_group = np.argsort(self._key_groups, kind="stable")
         self._sorted_key_groups = self._key_groups[self._keys_by_group]
-        self._wordings.clear()
+        self._remembered.clear()
         stored: dict[str, float] = dict(snapshot.meta("router", {}))
         told = stored | {name: value for name, value in self._asked.items() if value is not None}
         if isinstance(self.encoder, KeyEncoder):

@@ -43,6 +43,7 @@ from mome_store.routing.gate import (
 )
 from mome_store.routing.key_encoder import encode_once, keys_of_readings, pad_states, read_states
 from mome_store.routing.projection import BLOCKS, Projection
+from mome_store.routing.projector import Projector
 from mome_store.routing.tagger import Tagger, case_marks, lower_marks
 from mome_store.routing.trained import TrainedRouter, router_from_bytes
 from mome_store.routing.words import PLACEHOLDER
@@ -233,7 +234,7 @@ class _Run:
         """
         stored = [text for fact in lesson.facts for text in fact.wordings]
         texts = stored + [query.text for query in lesson.queries]
-        readings = read_states(texts, self._encoded(what, texts), projection, self._encoder)
+        readings = read_states(texts, self._encoded(what, texts), Projector(projection), self._encoder)
         keys, queries = readings[: len(stored)], readings[len(stored) :]
         matrix = keys_of_readings(keys, len(BLOCKS) * projection.width)
         facts: list[Wordings] = []

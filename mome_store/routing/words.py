@@ -83,4 +83,6 @@ def without_names(text: str, words: Sequence[Word], named: Sequence[bool]) -> st
 
 def fold(text: str) -> str:
     """Without case and accents: people type names as their keyboards let them."""
+    if text.isascii():
+        return text.lower()
     return "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))

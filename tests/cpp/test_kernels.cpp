@@ -11,6 +11,7 @@
 #include "check.h"
 #include "format/errors.h"
 #include "kernels/apply.h"
+#include "kernels/inner_products.h"
 #include "kernels/read_bandwidth.h"
 
 using namespace mome;
@@ -269,6 +270,28 @@ TEST("waves of experts accumulate to the bits of one call") {
             delta[i] = problem.y[i] + delta[i];
         CHECK(same_bits(delta, expected));
     }
+}
+
+TEST("inner products: rows and vectors that fill no block, values that fill no vector") {
+    std::mt19937 random(3);
+    constexpr int64_t kRows = 37, kVectors = 13, kValues = 21;
+    const Values rows(kRows * kValues, DType::float32, random), vectors(kVectors * kValues, DType::float32, random);
+    std::vector<float> products(kRows * kVectors);
+    for (const Isa isa : available_isas()) {
+        inner_products(rows.numbers, vectors.numbers, kValues, products, isa);
+        for (int64_t p = 0; p < kRows * kVectors; ++p) {
+            double expected = 0;
+            for (int64_t i = 0; i < kValues; ++i) {
+                expected += static_cast<double>(rows.numbers[static_cast<size_t>(p % kRows * kValues + i)]) *
+                            static_cast<double>(vectors.numbers[static_cast<size_t>(p / kRows * kValues + i)]);
+            }
+            CHECK(std::abs(products[static_cast<size_t>(p)] - expected) < 1e-4);
+        }
+    }
+    CHECK_THROWS(SchemaError, inner_products(rows.numbers, vectors.numbers, kValues + 1, products, best_isa()));
+    CHECK_THROWS(SchemaError, inner_products(rows.numbers, vectors.numbers, 0, products, best_isa()));
+    products.pop_back();
+    CHECK_THROWS(SchemaError, inner_products(rows.numbers, vectors.numbers, kValues, products, best_isa()));
 }
 
 TEST("read bandwidth is that of all of the memory") {

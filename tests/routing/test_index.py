@@ -181,3 +181,10 @@ def test_a_damaged_file_is_built_again(tmp_path: Path, keys: Floats, place: str)
     file.write_bytes(header + b"\n" + damaged)
     again = load_or_build_index(tmp_path, 5, keys)
     assert again.candidates == good.candidates and file.read_bytes() == written
+
+
+def test_a_search_leaves_faiss_its_threads(keys: Floats) -> None:
+    index = build_index(keys)
+    before = faiss.omp_get_max_threads()
+    index.search(index.reconstruct(0)[None], 3)
+    assert faiss.omp_get_max_threads() == before
