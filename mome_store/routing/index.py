@@ -31,7 +31,7 @@ EXACT_KEYS = 10_000
 """Up to so many keys every one is compared with every query."""
 RECALL = 0.99
 """Of the nearest keys that an exact search finds, the two stages must find this share."""
-_AIM = 0.993  # of the nearest keys of the queries that it is tuned with, which are few
+_AIM = 0.995  # of the nearest keys of the queries that it is tuned with, which are few
 _TRAINING = 40  # keys for each list that its centre is learnt from
 _ITERATIONS = 6
 _QUERIES = 400
