@@ -109,7 +109,7 @@ class _NamedTokens:
     @classmethod
     def of_tags(cls, spans: NDArray[np.int64], tags: NDArray[np.float32]) -> _NamedTokens:
         """spans: int64 [t, 2]; tags: logits float32 [t]."""
-        likely = 1 / (1 + np.exp(-tags))
+        likely = np.exp(-np.logaddexp(0, -tags))  # the logistic function, which can't overflow so
         tokens = zip(*spans.T.tolist(), likely.tolist(), strict=True)
         return cls(tuple((start, end, p) for start, end, p in tokens if end > start))
 

@@ -1,7 +1,8 @@
 """A trained projection as it is used for questions: text by text, and on the calling thread alone.
 
 What one question needs takes less time than other threads need to wake up, and where cores are scarce these come a time
-slice late. It is what `Projection` and its tagger compute, rounding aside.
+slice late. It is what `Projection` and its tagger compute, rounding aside; of a text without characters, which has no
+entity, nothing is pooled.
 """
 
 from __future__ import annotations
