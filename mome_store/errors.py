@@ -14,6 +14,10 @@ class MomeError(Exception):
     """Base class of all errors of mome_store."""
 
 
+class StoreWarning(UserWarning):
+    """Something beside a commit failed: the commit stands, and the store is whole."""
+
+
 class SchemaError(MomeError, ValueError):
     """An expert, key, schema or setting does not fit: wrong module, shape, rank or dtype, or a value is not finite."""
 

@@ -24,9 +24,7 @@ void append_counted(std::vector<int64_t>& numbers, int64_t first, int64_t count)
 }  // namespace
 
 Snapshot::Descriptor::Descriptor(const std::filesystem::path& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (fd_ >= 0) return;
-    if (errno != ENOENT) throw ReadError(path.string(), 0, errno);
-    throw DamagedStoreError(path.string(), std::nullopt, std::nullopt, "the shard is missing");
+    if (fd_ < 0 && errno != ENOENT) throw ReadError(path.string(), 0, errno);
 }
 
 Snapshot::Descriptor::~Descriptor() {
@@ -34,26 +32,38 @@ Snapshot::Descriptor::~Descriptor() {
 }
 
 Snapshot Snapshot::open(const std::filesystem::path& store) {
-    Snapshot snapshot(load_state(store));
-    const CatalogState& state = snapshot.state_;
-    for (const CatalogState::ShardRow& row : state.shards) {
+    CatalogState state = load_state(store);
+    for (;;) {
+        const int64_t commit = state.commit;
+        Snapshot snapshot(std::move(state));
+        const std::string missing = snapshot.open_files(store);
+        if (missing.empty()) return snapshot;
+        state = load_state(store);
+        if (state.commit == commit)
+            throw DamagedStoreError(missing, std::nullopt, std::nullopt, "the shard is missing");
+    }
+}
+
+std::string Snapshot::open_files(const std::filesystem::path& store) {
+    for (const CatalogState::ShardRow& row : state_.shards) {
         const auto path = store / "experts" / "c" / std::to_string(row.number) / "0";
-        const auto index_bytes = ShardIndex::bytes_for(static_cast<size_t>(state.rows_per_shard));
-        if (row.bytes != row.rows * state.schema.layout.record_bytes + static_cast<int64_t>(index_bytes)) {
+        const auto index_bytes = ShardIndex::bytes_for(static_cast<size_t>(state_.rows_per_shard));
+        if (row.bytes != row.rows * state_.schema.layout.record_bytes + static_cast<int64_t>(index_bytes)) {
             throw DamagedStoreError(
                 path.string(), std::nullopt, std::nullopt,
                 std::to_string(row.bytes) + " bytes do not fit " + std::to_string(row.rows) + " records and an index");
         }
-        snapshot.files_.emplace_back(path);
-        snapshot.shards_.push_back({.number = row.number,
-                                    .fd = snapshot.files_.back().fd(),
-                                    .path = path.string(),
-                                    .bytes = row.bytes,
-                                    .index_crc = row.index_crc});
+        files_.emplace_back(path);
+        if (files_.back().fd() < 0) return path.string();
+        shards_.push_back({.number = row.number,
+                           .fd = files_.back().fd(),
+                           .path = path.string(),
+                           .bytes = row.bytes,
+                           .index_crc = row.index_crc});
     }
-    snapshot.by_group_ = state.experts;
-    std::ranges::sort(snapshot.by_group_, {}, &ExpertRun::group_id);
-    return snapshot;
+    by_group_ = state_.experts;
+    std::ranges::sort(by_group_, {}, &ExpertRun::group_id);
+    return {};
 }
 
 int64_t Snapshot::experts() const {

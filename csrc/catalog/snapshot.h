@@ -53,7 +53,7 @@ class Snapshot {
                                                 const ShardSet* previous = nullptr) const;
 
   private:
-    // An open file.
+    // A file, open; fd is -1 where there is none.
     class Descriptor {
       public:
         explicit Descriptor(const std::filesystem::path& path);
@@ -67,6 +67,10 @@ class Snapshot {
     };
 
     explicit Snapshot(CatalogState state) : state_(std::move(state)) {}
+
+    // Opens the shards of state_. Returns the path of one that is missing, or nothing: a writer that compacts may have
+    // put its rows elsewhere in a later commit.
+    std::string open_files(const std::filesystem::path& store);
 
     CatalogState state_;
     std::vector<ExpertRun> by_group_;  // state_.experts, group ids ascending

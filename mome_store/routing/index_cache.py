@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from mome_store.routing.index import KeyIndex, build_index
 from mome_store.store.checksum import canonical_json, crc32c
+from mome_store.store.zarr_metadata import INDEX_FOLDER
 
-INDEX_FOLDER = "index"
-"""The folder of a store that holds nothing but this cache."""
 _FORMAT = 2
 _MAX_HEADER_BYTES = 4096
 

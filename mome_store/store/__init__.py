@@ -3,7 +3,8 @@
 Imports neither torch nor transformers.
 """
 
-from mome_store.store.expert_store import ExpertStore
+from mome_store.store.compaction import CompactionReport
+from mome_store.store.expert_store import ExpertStore, GarbageReport
 from mome_store.store.memory import Memory
 from mome_store.store.pool import pool_memories, set_pool_memories
 from mome_store.store.schema import ExpertSchema, Section
@@ -14,9 +15,11 @@ from mome_store.store.transaction import Transaction
 from mome_store.store.verify import Damage, VerifyReport, verify
 
 __all__ = [
+    "CompactionReport",
     "Damage",
     "ExpertSchema",
     "ExpertStore",
+    "GarbageReport",
     "Group",
     "Memory",
     "Section",

@@ -25,7 +25,7 @@ from mome_store.errors import DamagedStoreError, FormatVersionError, SchemaError
 from mome_store.store import sqlite_access
 from mome_store.store.checksum import canonical_json, rows_digest, signed, text_crc
 from mome_store.store.memory import Memory
-from mome_store.store.runs import ExpertRun, GroupRun, KeyRun, Run, joined, without
+from mome_store.store.runs import ExpertRun, GroupRun, KeyRun, Run, joined, packed, spelled_out, without
 from mome_store.store.shard import ShardRow
 from mome_store.store.zarr_metadata import ARRAYS, FORMAT_VERSION, ArrayName, StoreLayout
 
@@ -72,6 +72,8 @@ _COLUMNS = {
 }
 _LIVE = "created <= :commit AND (retired IS NULL OR retired > :commit)"
 _FLUSH_ROWS = 4096
+_PAGES = ("freelist_count", "page_count")
+_FREE_SHARE = 0.25  # of the catalogue's pages; below it, rewriting the file costs more than it gives back
 
 
 @dataclass(frozen=True)
@@ -213,11 +215,36 @@ class CatalogWriter:
             _write_version(self._connection, _newest(self._connection)[0].id)
             self._connection.execute("COMMIT")
 
+    def release_space(self) -> None:
+        """Gives the pages of deleted rows back to the disk: those of the file when they are many, and the WAL.
+
+        Leaves the WAL to the last connection that closes, where a reader is in the way.
+        """
+        with sqlite_access.translated(self._path):
+            free, pages = (self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _PAGES)
+            if free > _FREE_SHARE * pages:
+                self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def shard_numbers(self, array: ArrayName) -> set[int]:
         """The shards that any commit names."""
         with sqlite_access.translated(self._path):
             rows = self._connection.execute("SELECT number FROM shards WHERE array = ?", (ARRAYS.index(array),))
             return {row[0] for row in rows}
+
+    def shard_sizes(self, array: ArrayName) -> list[tuple[int, int]]:
+        """(number, rows) of every shard of the newest commit."""
+        with sqlite_access.translated(self._path):
+            where = "array = ? AND retired IS NULL"
+            return self._connection.execute(
+                f"SELECT number, rows FROM shards WHERE {where}", (ARRAYS.index(array),)
+            ).fetchall()
+
+    def count_retired(self, array: ArrayName) -> int:
+        """How many rows of an array are in its shards and no longer live."""
+        with sqlite_access.translated(self._path):
+            count = f"SELECT coalesce(sum(groups * per_group), 0) FROM {array} WHERE retired IS NOT NULL"
+            return int(self._connection.execute(count).fetchone()[0])
 
     def close(self) -> None:
         """Copies the WAL into the file and removes it, unless a reader is in the way."""
@@ -234,6 +261,7 @@ class CatalogChanges:
         self.before = before
         self.commit = commit
         self._connection = connection
+        self.experts_retired = 0
         self._digest = digest
         self._pending: dict[str, list[Any]] = {table: [] for table in _COLUMNS}
         self._memories: list[tuple[object, ...]] = []
@@ -290,7 +318,10 @@ class CatalogChanges:
         self._connection.execute(f"DELETE FROM {table} WHERE {_COLUMNS[table][0]} = ?", run[:1])
         parts = without(run, position)
         self._insert(table, parts, created, None)
-        self._insert(table, [run.part(position, 1)], created, self.commit)
+        gone = run.part(position, 1)
+        self._insert(table, [gone], created, self.commit)
+        if isinstance(gone, ExpertRun):
+            self.experts_retired += gone.per_group
         self._cut[table].append(run)
         self._left[table] += parts
         if len(self._cut[table]) >= _FLUSH_ROWS:
@@ -310,6 +341,11 @@ class CatalogChanges:
             f"INSERT INTO {table} VALUES ({marks})", ((*row, created, retired) for row in rows)
         )
 
+    def _insert_live(self, table: str, runs: NDArray[np.int64], created: NDArray[np.int64]) -> None:
+        marks = ", ".join("?" * len(_COLUMNS[table]))
+        rows = np.column_stack((runs, created)).tolist()
+        self._connection.executemany(f"INSERT INTO {table} VALUES ({marks}, ?, NULL)", rows)
+
     def set_meta(self, name: str, value: object) -> None:
         """Puts `value` (JSON-able) in the place of what `name` held."""
         text = canonical_json(value)
@@ -320,6 +356,83 @@ class CatalogChanges:
             self._connection.execute(f"UPDATE meta SET retired = ? {held}", (self.commit, name))
             self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?, NULL)", (name, text, self.commit))
         self._digest += _meta_digest([(name, text)])
+
+    def move(self, table: ArrayName, groups: NDArray[np.int64], row: int) -> None:
+        """The rows of these live groups are in new places: one after the other, from `row` on.
+
+        groups: runs of one group each, as runs.spelled_out gives them, in the order of their new places.
+        """
+        self._flush()
+        columns = ", ".join(_COLUMNS[table])
+        with self._translated():
+            found = self._connection.execute(f"SELECT {columns}, created FROM {table} WHERE retired IS NULL")
+            live = _matrix(found, len(_COLUMNS[table]) + 1)
+            live = live[np.argsort(live[:, -4])]  # by group
+            held = np.searchsorted(live[:, -4], groups[:, -3], "right") - 1
+            touched = live[np.unique(held)]
+            cut, since = touched[:, :-1], touched[:, -1]
+            each = spelled_out(cut)
+            source = np.repeat(np.arange(len(cut)), cut[:, -2])
+            stays = ~np.isin(each[:, -3], groups[:, -3])
+            left, first = packed(each[stays], source[stays])
+            moved = groups.copy()
+            moved[:, 0] = row + np.cumsum(groups[:, -1]) - groups[:, -1]
+            moved, _ = packed(moved)
+            self._connection.executemany(f"DELETE FROM {table} WHERE row = ?", cut[:, :1].tolist())
+            self._insert_live(table, left, since[source[stays][first]])
+            self._insert_live(table, moved, np.full(len(moved), self.commit))
+        for sign, rows in ((-1, cut), (1, left), (1, moved)):
+            self._digest += sign * rows_digest(table, list(rows.T))
+
+    def drop_shards(self, array: ArrayName, numbers: Sequence[int], rows_per_shard: int) -> None:
+        """These shards, in which no row is live, are no more, and neither are the retired rows in them."""
+        self._flush()
+        width = len(_COLUMNS["shards"])
+        with self._translated():
+            for number in numbers:
+                where = (ARRAYS.index(array), number)
+                shard = _table(self._connection, "shards", "WHERE array = ? AND number = ?", where)
+                self._digest -= rows_digest("shards", list(shard.reshape(-1, width).T))
+                self._connection.execute("DELETE FROM shards WHERE array = ? AND number = ?", where)
+                self._forget_rows(array, number * rows_per_shard, (number + 1) * rows_per_shard)
+
+    def _forget_rows(self, table: ArrayName, start: int, end: int) -> None:
+        """Deletes what is retired in rows `start` to `end` - 1. A retired run is of one group, so it can be cut."""
+        found = self._connection.execute(
+            f"SELECT * FROM {table} WHERE retired IS NOT NULL AND row >= ? AND row < ? UNION ALL SELECT * FROM "
+            f"(SELECT * FROM {table} WHERE retired IS NOT NULL AND row < ? ORDER BY row DESC LIMIT 1)",
+            (start, end, start),
+        ).fetchall()
+        for *run, created, retired in found:
+            first, last = run[0], run[0] + run[-1]
+            if last <= start:
+                continue
+            self._connection.execute(f"DELETE FROM {table} WHERE row = ?", (first,))
+            for kept_from, kept_to in ((first, min(last, start)), (max(first, end), last)):
+                if kept_from < kept_to:
+                    places = [value + kept_from - first for value in run[:-3]]
+                    self._insert(table, [(*places, run[-3], 1, kept_to - kept_from)], created, retired)
+
+    def forget_groups(self, seen_until: int) -> tuple[int, bool]:
+        """Deletes the texts of groups that are gone: retired, no record of theirs in a shard, and in no snapshot.
+
+        seen_until: the oldest commit that a snapshot holds; the groups retired by then are in none. Returns how many
+        there were, and whether anything changed: values of meta that were replaced go as well.
+        """
+        self._flush()
+        before = self._connection.total_changes
+        gone = "retired IS NOT NULL AND retired <= ?"
+        with self._translated():
+            runs = self._connection.execute(f"SELECT id, groups, memory FROM groups WHERE {gone}", (seen_until,))
+            found = _matrix(runs, 3)
+            held = self._connection.execute("SELECT group_id, groups FROM experts WHERE retired IS NOT NULL")
+            still = _matrix(held, 2)[:, 0]  # retired runs are of one group each
+            found = found[~np.isin(found[:, 0], still)]
+            memories = ((memory, memory + groups - 1) for _, groups, memory in found.tolist() if memory)
+            self._connection.executemany("DELETE FROM memories WHERE id BETWEEN ? AND ?", memories)
+            self._connection.executemany("DELETE FROM groups WHERE id = ?", ((run,) for run in found[:, 0].tolist()))
+            self._connection.execute("DELETE FROM meta WHERE retired IS NOT NULL")
+        return int(found[:, 1].sum()), self._connection.total_changes > before
 
     def write_commit(self, row: CommitRow) -> None:
         self._flush()

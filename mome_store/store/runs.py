@@ -74,33 +74,63 @@ def without(run: Run, position: int) -> list[Run]:
     return [part for part in parts if part.groups]
 
 
+def spelled_out(runs: Int64s) -> Int64s:
+    """ExpertRuns or KeyRuns [runs, c] as runs of one group each: [groups, c], in the same order."""
+    groups = runs[:, -2]
+    each = np.repeat(runs, groups, axis=0)
+    position = np.arange(len(each)) - np.repeat(np.cumsum(groups) - groups, groups)
+    each[:, :-3] += (position * each[:, -1])[:, None]  # rows and ids count experts, which may be several to a group
+    each[:, -3] += position
+    each[:, -2] = 1
+    return each
+
+
+def packed(runs: Int64s, labels: Int64s | None = None) -> tuple[Int64s, Int64s]:
+    """The same in as few ExpertRuns or KeyRuns as their order allows, and the place that each had among `runs`.
+
+    labels: int64 [runs]; those with different ones stay apart.
+    """
+    if not len(runs):
+        return runs, np.empty(0, np.int64)
+    following = runs.copy()
+    following[:, :-3] += (runs[:, -2] * runs[:, -1])[:, None]
+    following[:, -3] += runs[:, -2]
+    goes_on = np.delete(following[:-1] == runs[1:], -2, axis=1).all(axis=1)
+    if labels is not None:
+        goes_on &= labels[:-1] == labels[1:]
+    first = np.flatnonzero(np.concatenate(([True], ~goes_on)))
+    whole = runs[first]
+    whole[:, -2] = np.add.reduceat(runs[:, -2], first)
+    return whole, first
+
+
 def group_columns(runs: Int64s) -> tuple[Int64s, NDArray[np.uint8], NDArray[np.uint8], Int64s]:
     """Of each group in GroupRuns [runs, 5]: its id, mode, activation and memory."""
     first, groups, mode, activation, memory = runs.T
-    memories = _counted(memory, groups)
+    memories = counted(memory, groups)
     memories[np.repeat(memory == 0, groups)] = 0
     modes, activations = (np.repeat(codes.astype(np.uint8), groups) for codes in (mode, activation))
-    return _counted(first, groups), modes, activations, memories
+    return counted(first, groups), modes, activations, memories
 
 
 def expert_columns(runs: Int64s) -> tuple[Int64s, Int64s, Int64s]:
     """Of each expert in ExpertRuns [runs, 5]: its row, id and group."""
     row, first, group, groups, per_group = runs.T
     count = groups * per_group
-    return _counted(row, count), _counted(first, count), _groups_of_each(group, groups, per_group)
+    return counted(row, count), counted(first, count), _groups_of_each(group, groups, per_group)
 
 
 def key_columns(runs: Int64s) -> tuple[Int64s, Int64s]:
     """Of each key in KeyRuns [runs, 4]: its row and group."""
     row, group, groups, per_group = runs.T
-    return _counted(row, groups * per_group), _groups_of_each(group, groups, per_group)
+    return counted(row, groups * per_group), _groups_of_each(group, groups, per_group)
 
 
 def _groups_of_each(first: Int64s, groups: Int64s, per_group: Int64s) -> Int64s:
-    return np.repeat(_counted(first, groups), np.repeat(per_group, groups))
+    return np.repeat(counted(first, groups), np.repeat(per_group, groups))
 
 
-def _counted(first: Int64s, counts: Int64s) -> Int64s:
+def counted(first: Int64s, counts: Int64s) -> Int64s:
     """first[0], first[0] + 1, ... (counts[0] numbers), first[1], first[1] + 1, ... and so on."""
     before = np.cumsum(counts) - counts
     numbers = np.repeat(first - before, counts)

@@ -112,10 +112,14 @@ class ArrayWriter:
                 self._finish_shard(growing)
         return range(first, first + count)
 
-    def finish(self) -> list[ShardRow]:
-        """Makes every shard written durable, its names included, and says what they are."""
+    def end_shard(self) -> None:
+        """Lets the next row begin a new shard."""
         if self._growing is not None:
             self._finish_shard(self._growing)
+
+    def finish(self) -> list[ShardRow]:
+        """Makes every shard written durable, its names included, and says what they are."""
+        self.end_shard()
         self._sync()
         if self._finished:
             with writing(self._directory / self.array):
@@ -179,18 +183,26 @@ def remove_shard(files: FileOperations, path: Path) -> None:
             files.remove_directory(path.parent)
 
 
+class MissingShardError(DamagedStoreError):
+    """There is no such file. Or no more: a later commit may have put its rows elsewhere."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(file, None, None, "the shard is missing")
+
+
 class Shard:
     """A committed shard, open for reading. Opening checks its size and index; damage raises DamagedStoreError."""
 
     def __init__(self, directory: Path, layout: StoreLayout, row: ShardRow) -> None:
         path = shard_path(directory, row.array, row.number)
+        self.row = row
         self.file = str(path.relative_to(directory))
         self._row_bytes = layout.row_bytes(row.array)
         self._rows_per_shard = layout.rows_per_shard
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise DamagedStoreError(self.file, None, None, "the shard is missing") from None
+            raise MissingShardError(self.file) from None
         except OSError as error:
             raise ReadError(path, 0, error.errno or 0) from error
         self.info = ShardInfo(
@@ -223,6 +235,16 @@ class Shard:
         if nbytes != self._row_bytes or offset + nbytes > self._index_start:
             raise DamagedStoreError(self.file, row, None, "the row is missing from the shard")
         return self._read(offset, nbytes)
+
+    def read_rows(self, first: int, count: int) -> bytes:
+        """The bytes of `count` consecutive rows from array row `first` on; raises DamagedStoreError likewise."""
+        slot = first - self.info.first_row
+        entries = self._entries(self._read(self._index_start + slot * _ENTRY_BYTES, count * _ENTRY_BYTES))
+        offset = int(entries[0, 0])
+        in_order = np.arange(count, dtype=np.uint64) * np.uint64(self._row_bytes) + np.uint64(offset)
+        if (entries[:, 0] == in_order).all() and offset + count * self._row_bytes <= self._index_start:
+            return self._read(offset, count * self._row_bytes)
+        return b"".join(self.read_row(row) for row in range(first, first + count))
 
     def read_content(self) -> bytes:
         """All bytes before the index, checked against the catalogue's checksum."""

@@ -1,15 +1,15 @@
 """A read-only view of a store as of one commit: what is live, where it lies, and the bytes themselves, checked.
 
 A snapshot holds every shard of its commit open, so that files unlinked later stay readable, and compact arrays of ids
-and rows. Texts of memories stay in the catalogue until asked for. It holds no SQLite connection and no lock, and may be
-used by several threads and by forked children.
+and rows. Texts of memories stay in the catalogue until asked for; a pin keeps them there. It holds no SQLite connection
+and no lock that a writer would wait for, and may be used by several threads and by forked children.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mome_store.errors import ClosedError, DamagedStoreError, UnknownIdError
-from mome_store.store.catalog import ACTIVATIONS, MODES, CatalogState, load_memories
+from mome_store.errors import ClosedError, DamagedStoreError, ReadError, UnknownIdError
+from mome_store.store.catalog import ACTIVATIONS, CATALOG_NAME, MODES, CatalogState, load_memories, load_state
 from mome_store.store.memory import Memory
+from mome_store.store.pins import Pin
 from mome_store.store.record import decode_record, record_problem
 from mome_store.store.runs import ExpertRun, GroupRun, expert_columns, group_columns, key_columns
 from mome_store.store.schema import ExpertSchema
-from mome_store.store.shard import Shard, ShardInfo
+from mome_store.store.shard import MissingShardError, Shard, ShardInfo
 from mome_store.store.zarr_metadata import ArrayName
+
+_ATTEMPTS = 100  # a writer would have to commit within each of as many milliseconds
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,47 @@ class Group:
 class Snapshot:
     """What a store holds as of one commit; `ExpertStore.snapshot` makes it. Close it to give its files back.
 
+    Its bytes never change, whatever a writer does meanwhile, until `refresh` moves it to the newest commit.
+
     commit, time_us: the commit's number and when it was (microseconds since 1970).
     expert_runs: int64 [r, 5], the live experts as runs (ExpertRun), ids ascending.
 
     The arrays that name each expert, group or key are made when they are first asked for, and kept.
     """
 
-    def __init__(self, directory: Path, state: CatalogState) -> None:
-        layout = state.layout
+    def __init__(self, directory: Path, known: CatalogState | None = None) -> None:
+        """known: a state of the catalogue read before; it is used if it is still the newest."""
         self.path = directory
+        self._closed = False
+        self._show(*_open_newest(directory, known, {}))
+
+    def refresh(self) -> bool:
+        """Moves to the newest commit; False when it is there already.
+
+        Arrays and bytes read before stay as they are. Not while other threads use the snapshot.
+        Raises what taking a snapshot raises, and stays where it was.
+        """
+        held = self._open_shards()
+        state, pin, shards = _open_newest(self.path, self._state, held)
+        if state is self._state:
+            pin.release()
+            return False
+        before = self._pin
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):
+                self.__dict__.pop(name, None)
+        self._show(state, pin, shards)
+        before.release()
+        for key, shard in held.items():
+            if shards.get(key) is not shard:
+                shard.close()
+        return True
+
+    def _show(self, state: CatalogState, pin: Pin, shards: dict[tuple[ArrayName, int], Shard]) -> None:
+        layout = state.layout
+        self._state = state
+        self._pin = pin
+        self._shards = shards
         self.commit = state.commit.id
         self.time_us = state.commit.time_us
         self.schema: ExpertSchema = layout.schema
@@ -60,23 +95,18 @@ class Snapshot:
         self.base_model = layout.base_model
         self.encoder = layout.encoder
         self._meta = state.meta
-        self.expert_runs = _frozen(state.experts[np.argsort(state.experts[:, 1])])
-        self._runs_by_group = state.experts[np.argsort(state.experts[:, 2])]
+        self.expert_runs = _frozen(_by_column(state.experts, ExpertRun._fields.index("id")))
+        self._runs_by_group = _by_column(state.experts, ExpertRun._fields.index("group_id"))
         self._group_runs = state.groups
         self._key_runs = state.keys
-        self._closed = False
-        self._shards: dict[tuple[ArrayName, int], Shard] = {}
-        with ExitStack() as opened:
-            for row in state.shards:
-                shard = Shard(directory, layout, row)
-                opened.callback(shard.close)
-                self._shards[row.array, row.number] = shard
-            self._opened = opened.pop_all()
 
     def close(self) -> None:
         """Closes the shards' files. What was read before stays valid."""
-        self._closed = True
-        self._opened.close()
+        if not self._closed:
+            self._closed = True
+            self._pin.release()
+            for shard in self._shards.values():
+                shard.close()
 
     def __enter__(self) -> Snapshot:
         return self
@@ -216,6 +246,52 @@ class Snapshot:
         if at == len(self.expert_ids) or self.expert_ids[at] != expert_id:
             raise UnknownIdError("expert", [expert_id])
         return at
+
+
+def _open_newest(
+    directory: Path, known: CatalogState | None, held: Mapping[tuple[ArrayName, int], Shard]
+) -> tuple[CatalogState, Pin, dict[tuple[ArrayName, int], Shard]]:
+    """The newest commit, pinned, with its shards open. known: the state of the snapshot that holds `held` open.
+
+    A writer may compact at any moment: it may forget texts between the reading of the catalogue and the pin, and unlink
+    shards until they are open. Either shows in a newer commit, and is begun again.
+    """
+    for _ in range(_ATTEMPTS):
+        state = load_state(directory, known)
+        pin = Pin(directory, state.commit.id)
+        opened: dict[tuple[ArrayName, int], Shard] = {}
+        try:
+            known = load_state(directory, state)
+            if known is state:
+                for row in state.shards:
+                    key = row.array, row.number
+                    shard = held.get(key)
+                    opened[key] = shard if shard and shard.row == row else Shard(directory, state.layout, row)
+                return state, pin, opened
+            _release(pin, opened, held)
+        except BaseException as error:
+            _release(pin, opened, held)
+            if not isinstance(error, MissingShardError):
+                raise
+            known = load_state(directory, state)
+            if known is state:
+                raise
+    raise ReadError(directory / CATALOG_NAME, 0, errno.EAGAIN)
+
+
+def _release(
+    pin: Pin, opened: Mapping[tuple[ArrayName, int], Shard], held: Mapping[tuple[ArrayName, int], Shard]
+) -> None:
+    pin.release()
+    for key, shard in opened.items():
+        if held.get(key) is not shard:
+            shard.close()
+
+
+def _by_column(runs: NDArray[np.int64], column: int) -> NDArray[np.int64]:
+    """The runs with that column ascending; themselves, not a copy, where they are so."""
+    ascending = (runs[1:, column] > runs[:-1, column]).all()
+    return runs if ascending else runs[np.argsort(runs[:, column])]
 
 
 def _frozen(array: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -36,7 +36,7 @@ from mome_store.errors import (
 T = TypeVar("T")
 
 BUSY_SECONDS = 10.0
-_ATTEMPTS = 5
+_ATTEMPTS = 20
 
 
 def open_writer(path: Path, create: bool = False) -> sqlite3.Connection:
@@ -53,6 +53,7 @@ def open_writer(path: Path, create: bool = False) -> sqlite3.Connection:
                     f"{path}: the file system does not support SQLite's WAL mode (it stays in {mode!r})"
                 )
             connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA secure_delete=ON")  # what is forgotten is overwritten, not just unlinked
         except BaseException:
             connection.close()
             raise
@@ -61,17 +62,20 @@ def open_writer(path: Path, create: bool = False) -> sqlite3.Connection:
 
 def read(path: Path, query: Callable[[sqlite3.Connection], T]) -> T:
     """`query`'s result, from one consistent state of the catalogue at `path`. `query` may be called several times."""
+    failure: MomeError = ReadError(path, 0, errno.EAGAIN)
     for _ in range(_ATTEMPTS):
         before = _state(path)
         try:
             result = _read_once(path, before, query)
-        except MomeError:
-            if _state(path) == before:
+        except MomeError as error:
+            # `-shm` may have gone with one writer and come back with the next, which shows in no time stamp.
+            if _state(path) == before and not before.shared:
                 raise
+            failure = error
             continue
         if before.shared or _state(path) == before:
             return result
-    raise ReadError(path, 0, errno.EAGAIN)
+    raise failure
 
 
 @contextmanager

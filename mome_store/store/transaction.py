@@ -28,7 +28,7 @@ from mome_store.store.files import FileOperations, replace_file, temporary_path
 from mome_store.store.memory import Memory
 from mome_store.store.record import ExpertBatch, Weights, all_finite, encode_record
 from mome_store.store.shard import ArrayWriter
-from mome_store.store.zarr_metadata import ZARR_JSON, StoreLayout, array_metadata
+from mome_store.store.zarr_metadata import ZARR_JSON, ArrayName, StoreLayout, array_metadata, shard_path
 
 _ENCODED_AT_ONCE = 4 << 20  # bytes of records; few enough to stay in the cache until they are written
 
@@ -61,10 +61,21 @@ class Transaction:
         self._next_memory = before.next_memory
         self._experts = ArrayWriter(files, directory, layout, "experts", before.next_experts_shard)
         self._keys = ArrayWriter(files, directory, layout, "keys", before.next_keys_shard)
+        self.dropped: list[Path] = []  # files that may be unlinked once this is committed
         self._changed = False
         self._broken = False
         self._committing = False
         self.state = TransactionState.OPEN
+
+    @property
+    def next_group(self) -> int:
+        """The id that the next group added will have."""
+        return self._next_group
+
+    @property
+    def experts_retired(self) -> int:
+        """How many experts it has retired so far."""
+        return self._changes.experts_retired
 
     @property
     def commit(self) -> int:
@@ -156,6 +167,34 @@ class Transaction:
             raise SchemaError(f"the value of {name!r} can't be told in JSON: {error}") from error
         with self._change():
             self._changes.set_meta(name, value)
+
+    def move(self, array: ArrayName, groups: NDArray[np.int64], rows: Iterable[NDArray[np.uint8]]) -> None:
+        """Compaction's change: puts the rows of live groups into shards of their own, in this order.
+
+        groups: their runs, as runs.spelled_out gives them. rows: the bytes of their rows in the same order, in pieces.
+        """
+        self._check_open()
+        with self._change():
+            writer = self._experts if array == "experts" else self._keys
+            writer.end_shard()
+            first = min([writer.append(piece).start for piece in rows])
+            self._changes.move(array, groups, first)
+
+    def drop_shards(self, array: ArrayName, numbers: Sequence[int]) -> None:
+        """Compaction's change: these shards, in which nothing is live any more, go with what was retired in them."""
+        self._check_open()
+        with self._change():
+            self._changes.drop_shards(array, numbers, self._layout.rows_per_shard)
+            self.dropped += [shard_path(self._directory, array, number) for number in numbers]
+
+    def forget_groups(self, seen_until: int) -> int:
+        """Compaction's change: see CatalogChanges."""
+        self._check_open()
+        self._broken = True
+        forgotten, changed = self._changes.forget_groups(seen_until)
+        self._broken = False
+        self._changed |= changed
+        return forgotten
 
     def finish(self) -> None:
         """Commits: steps 2 to 5 of the protocol."""

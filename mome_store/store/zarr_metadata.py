@@ -18,6 +18,8 @@ from mome_store.store.schema import ExpertSchema
 
 FORMAT_VERSION = 1
 ZARR_JSON = "zarr.json"
+INDEX_FOLDER = "index"
+"""The folder of a store that holds nothing but the router's cache."""
 
 ArrayName = Literal["experts", "keys"]
 ARRAYS: tuple[ArrayName, ArrayName] = ("experts", "keys")

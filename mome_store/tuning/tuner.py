@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from mome_store.base_model import BaseModelSource, fingerprint, load_base_model, resolve_base_model
 from mome_store.errors import FactError, SchemaError
-from mome_store.routing.index_cache import INDEX_FOLDER
 from mome_store.routing.thieves import find_thieves
 from mome_store.store import ExpertStore, Memory
+from mome_store.store.zarr_metadata import INDEX_FOLDER
 from mome_store.tuning.base_pass import check_cut, fact_constants, prefix_constants
 from mome_store.tuning.constants import Wordings, common_prefix
 from mome_store.tuning.facts import Fact

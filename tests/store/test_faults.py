@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import resource
 import shutil
 import signal
@@ -16,10 +17,11 @@ from errno import EIO, ENOSPC
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mome_store.errors import StoreNotFoundError, TransactionError, WriteError
-from mome_store.store import ExpertStore, Memory, transaction, verify
+from mome_store.store import ExpertStore, Memory, statistics, transaction, verify
 from mome_store.store.catalog import CatalogWriter
 from mome_store.store.files import FileOperations
 
@@ -350,44 +352,69 @@ WRITER = textwrap.dedent(
     """
     import sys
     import numpy as np
-    from mome_store.store import ExpertStore
+    from mome_store.store import ExpertStore, Memory
     path = sys.argv[1]
     with ExpertStore.open(path, "r+") as store:
-        with store.snapshot() as snapshot:
-            commit = snapshot.commit
         while True:
-            commit += 1
-            rng = np.random.default_rng(commit)
-            experts = [{name: (rng.standard_normal((2, d_in)), rng.standard_normal((d_out, 2)))
-                        for name, (d_in, d_out) in store.schema.modules.items()} for _ in range(3)]
             with store.transaction() as txn:
-                group = txn.add_group(experts, np.full((2, 8), commit, np.float32))
+                group = txn.next_group
+                rng = np.random.default_rng(group)
+                experts = [{name: (rng.standard_normal((2, d_in)), rng.standard_normal((d_out, 2)))
+                            for name, (d_in, d_out) in store.schema.modules.items()} for _ in range(3)]
+                txn.add_group(experts, np.full((2, 8), group, np.float32), Memory(f"q{group}", "a"))
                 if group > 2:
                     txn.remove_group(group - 2)
-            print(commit, flush=True)
+            print(group, flush=True)
+            if group % 7 == 0:
+                store.compact()
+            if group % 11 == 0:
+                store.collect_garbage()
     """
 )
 
 
-def test_a_writer_killed_at_any_moment_leaves_a_whole_commit_that_it_told_of(tmp_path: Path, oracle: Any) -> None:
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_a_writer_killed_at_any_moment_leaves_a_whole_commit_that_it_told_of(
+    tmp_path: Path, oracle: Any, kills: int
+) -> None:
+    """It appends, removes, compacts, by itself as well, and collects garbage; what it acknowledged is there."""
     path = tmp_path / "s"
     oracle.create(path).close()
     told = 0
-    for round_ in range(4):
-        child = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        told = int(child.stdout.readline())
-        time.sleep(0.15 + 0.037 * round_)
-        child.kill()
-        told = max([told, *(int(line) for line in child.stdout.read().split("\n")[:-1])])
-        child.wait()
-        assert verify(path, deep=True).ok
-        with ExpertStore.open(path) as store, store.snapshot() as snapshot:
-            assert told <= snapshot.commit <= told + 1
-            assert snapshot.group_ids.tolist() == [g for g in (snapshot.commit - 1, snapshot.commit) if g > 0]
-            assert snapshot.keys()[0][:, 0].tolist() == [g for g in snapshot.group_ids.tolist() for _ in range(2)]
-            for expert_id in snapshot.expert_ids.tolist():
-                snapshot.read_expert(expert_id)
-    assert told > 4
-    ExpertStore.open(path, "r+").close()
-    assert len(list((path / "experts" / "c").iterdir())) == snapshot.commit
+    rng = random.Random(kills)
+    with ExpertStore.open(path) as reader, reader.snapshot() as followed:
+        for _ in range(kills):
+            child = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+            assert child.stdout is not None
+            first = int(child.stdout.readline())
+            assert first > told, "a group that was told of was given again"
+            time.sleep(rng.uniform(0, 0.25))
+            child.kill()
+            told = max([first, *(int(line) for line in child.stdout.read().split("\n")[:-1])])
+            child.wait()
+            report = verify(path, deep=True)
+            assert report.ok, report.damage
+            followed.refresh()
+            assert followed.group_ids.tolist()[-1] - told in (0, 1)
+            last = followed.group_ids.tolist()[-1]
+            assert followed.group_ids.tolist() == [g for g in (last - 1, last) if g > 0]
+            keys, groups = followed.keys()
+            assert (
+                sorted(keys[:, 0].tolist())
+                == sorted(groups.tolist())
+                == [g for g in (last - 1, last) if g for _ in "12"]
+            )
+            assert [memory.question for _, memory in followed.memories()] == [f"q{g}" for g in (last - 1, last) if g]
+            for group_id in followed.group_ids.tolist():
+                rng_of_group = np.random.default_rng(group_id)
+                for expert_id in followed.group(group_id).expert_ids.tolist():
+                    for name, (a, b) in followed.read_expert(expert_id).items():
+                        d_in, d_out = oracle.schema.modules[name]
+                        expected = rng_of_group.standard_normal((2, d_in)), rng_of_group.standard_normal((d_out, 2))
+                        assert np.array_equal(a, expected[0].astype(a.dtype))
+                        assert np.array_equal(b, expected[1].astype(b.dtype))
+    assert told > kills
+    with ExpertStore.open(path, "r+") as store:
+        store.compact()
+    found = statistics(path)
+    assert (found.groups, found.experts_dead, found.shards) == (2, 0, 3)  # six experts and four keys, four to a shard

@@ -25,8 +25,8 @@ from mome_store import ExpertStore, Memory, Router
 from mome_store.routing import KeyEncoder, SentenceEncoder
 from mome_store.routing.encoder import TokenStates
 from mome_store.routing.index import EXACT_KEYS, RECALL
-from mome_store.routing.index_cache import INDEX_FOLDER
 from mome_store.routing.projection import BLOCKS
+from mome_store.store.zarr_metadata import INDEX_FOLDER
 from mome_tools.airports import airport_facts
 from mome_tools.figures import Figure
 from mome_tools.random_store import add_random_groups, schema_of_records

@@ -11,7 +11,7 @@ import numpy as np
 
 from mome_store import ExpertStore, MemoryModel, MemoryTuner, Route
 from mome_store.modeling import load_base_model, resolve_base_model
-from mome_store.routing.index_cache import INDEX_FOLDER
+from mome_store.store.zarr_metadata import INDEX_FOLDER
 from mome_store.tuning import TuningSettings
 from mome_tools.airports import airport_facts
 from mome_tools.figures import Figure

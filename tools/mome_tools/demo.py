@@ -17,7 +17,7 @@ from rich.tree import Tree
 
 from mome_store import MemoryModel, MomeError, Route
 from mome_store.modeling import load_base_model, resolve_base_model
-from mome_store.routing.index_cache import INDEX_FOLDER
+from mome_store.store.zarr_metadata import INDEX_FOLDER
 from mome_tools.airports import airport_facts, write_facts
 from mome_tools.figures import Figure, machine_text, print_figures
 from mome_tools.output import bytes_text, note, print_text, progress_bar, show_warnings_as_notes
