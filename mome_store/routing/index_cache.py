@@ -1,9 +1,9 @@
 """The FAISS index over a snapshot's keys, kept as a file so that the next reader need not build it.
 
 The keys are the truth and the file, `index/<commit>.faiss`, is only a cache. It starts with a line of JSON
-(`_Header`), then come the bytes of the FAISS index. A file is used only when its header holds the checksum of these
-very keys, and when its own size and checksum are right, all of it before FAISS parses a byte. In any doubt the
-index is built again. Where the file can't be written (a read-only store, a full disk) there is none.
+(`_Header`), then come the bytes of the FAISS index. A file is used, of whatever commit, only when its header holds the
+checksum of these very keys, and when its own size and checksum are right, all of it before FAISS parses a byte. In any
+doubt the index is built again. Where the file can't be written (a read-only store, a full disk) there is none.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mome_store.routing.index import KeyIndex, build_index
 from mome_store.store.checksum import canonical_json, crc32c
+from mome_store.store.files import FileOperations
 from mome_store.store.zarr_metadata import INDEX_FOLDER
 
 _FORMAT = 2
@@ -48,16 +49,20 @@ class _Header:
         return replace(self, crc32c=crc32c(content, crc32c(unsealed.encode())))
 
 
-def load_or_build_index(store: Path, commit: int, keys: NDArray[np.float32]) -> KeyIndex:
-    """What `build_index` makes of `keys` [m, dim]."""
-    path = store / INDEX_FOLDER / f"{commit}.faiss"
+def load_or_build_index(
+    store: Path, commit: int, keys: NDArray[np.float32], files: FileOperations | None = None
+) -> KeyIndex:
+    """What `build_index` makes of `keys` [m, dim]. files: how the cache is written; tests put a faulty one here."""
+    folder = store / INDEX_FOLDER
     keys = np.ascontiguousarray(keys, np.float32)
     keys_crc = crc32c(keys.reshape(-1).view(np.uint8))
-    index = _read(path, keys, keys_crc)
-    if index is None:
-        index = build_index(keys)
-        if len(keys):
-            _write(path, index, keys_crc)
+    for path in sorted(folder.glob("*.faiss")):
+        index = _read(path, keys, keys_crc)
+        if index is not None:
+            return index
+    index = build_index(keys)
+    if len(keys):
+        _write(folder / f"{commit}.faiss", index, keys_crc, files or FileOperations())
     return index
 
 
@@ -84,20 +89,25 @@ def _read(path: Path, keys: NDArray[np.float32], keys_crc: int) -> KeyIndex | No
     return KeyIndex(keys, searched, header.candidates)
 
 
-def _write(path: Path, index: KeyIndex, keys_crc: int) -> None:
+def _write(path: Path, index: KeyIndex, keys_crc: int, files: FileOperations) -> None:
+    """Nothing is fsynced: a file that a crash tore has not its checksum."""
     content = faiss.serialize_index(index.searched)
     rows, dim = index.ntotal, index.searched.d
     header = _Header(_FORMAT, rows, dim, keys_crc, index.candidates, len(content)).sealed(content)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(canonical_json(asdict(header)).encode() + b"\n")
-            file.write(content.data)
-        temporary.replace(path)
+        files.make_directory(path.parent)
+        files.unlink(temporary)
+        fd = files.create(temporary)
+        try:
+            files.write(fd, canonical_json(asdict(header)).encode() + b"\n")
+            files.write(fd, content.data)
+        finally:
+            files.close(fd)
+        files.rename(temporary, path)
         for stale in path.parent.glob("*.faiss"):
             if stale != path:
-                stale.unlink(missing_ok=True)
+                files.unlink(stale)
     except OSError:  # only a cache: the index in memory serves
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            files.unlink(temporary)

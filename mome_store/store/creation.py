@@ -26,6 +26,8 @@ def create_store(directory: Path, layout: StoreLayout, files: FileOperations) ->
         directory.mkdir(parents=True, exist_ok=True)
     lock = WriterLock(directory)
     try:
+        with writing(directory):
+            files.fsync_directory(directory)  # LOCK tells an unfinished store from somebody else's folder
         _refuse_anything_else(directory)  # another process may have been first to the lock
         _remove_unfinished(directory, files)
         try:
