@@ -216,7 +216,7 @@ class ExpertStore:
     def collect_garbage(self) -> GarbageReport:
         """Gives back what nobody can need any more: files that no commit names, texts that waited for a reader.
 
-        Opening a store for writing removes such files as well; this says what there was.
+        Opening a store for writing removes such files as well; the report counts them.
         """
         return self._writing().collect_garbage()
 
@@ -257,6 +257,7 @@ class _Writer:
         self._process = os.getpid()
         self._last: Transaction | None = None
         self._unclean = False  # files are left for recovery to remove
+        self._removed = (0, 0)  # files and bytes that recovery has removed and no report has told of
         self._dead: int | None = None  # experts retired and not compacted away; None: not counted
         self._catalog = CatalogWriter(directory)
         try:
@@ -340,7 +341,8 @@ class _Writer:
 
     def collect_garbage(self) -> GarbageReport:
         self._check_process()
-        files, size = self._recover()
+        self._recover()
+        (files, size), self._removed = self._removed, (0, 0)
         with self.transaction() as transaction:
             forgotten = transaction.forget_groups(oldest_pin(self._directory, transaction.commit - 1))
         self._catalog.release_space()
@@ -394,8 +396,8 @@ class _Writer:
             self._catalog.close()
         self._lock.release()
 
-    def _recover(self) -> tuple[int, int]:
-        """Removes files that no row of the catalogue names: what a crash or a failed undo left. How many, and bytes."""
+    def _recover(self) -> None:
+        """Removes files that no row of the catalogue names: what a crash or a failed undo left."""
         self._catalog.rollback()
         temporary = [temporary_path(self._directory / ZARR_JSON)]
         shards: list[Path] = []
@@ -418,8 +420,9 @@ class _Writer:
             for path in leftovers:
                 with writing(path):
                     self._files.unlink(path)
+        files, removed = self._removed
+        self._removed = files + len(shards) + len(leftovers), removed + size
         self._unclean = False
-        return len(shards) + len(leftovers), size
 
 
 def find_store(directory: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from mome_store.errors import StoreNotFoundError, TransactionError, WriteError
-from mome_store.store import ExpertStore, Memory, statistics, transaction, verify
+from mome_store.store import ExpertStore, Memory, compaction, statistics, transaction, verify
 from mome_store.store.catalog import CatalogWriter
 from mome_store.store.files import FileOperations
 
@@ -125,6 +125,71 @@ def test_a_failure_of_any_file_operation_leaves_nothing(
         oracle.check_path(filled)
     ExpertStore.open(filled, "r+").close()
     assert len(files_of(filled)) == len(before) + 4  # one shard of each array and their directories
+
+
+@pytest.mark.parametrize("work", ["compact", "collect_garbage"])
+@pytest.mark.parametrize("error", [ENOSPC, pytest.param(EIO, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
+@pytest.mark.filterwarnings("ignore:.*tries again")
+def test_a_failure_of_any_operation_of_compaction_or_garbage_collection_costs_only_space(
+    tmp_path: Path, oracle: Any, monkeypatch: pytest.MonkeyPatch, work: str, error: int, lasting: bool
+) -> None:
+    monkeypatch.setattr(compaction, "_STEP_BYTES", 4 * 4096)
+    path = tmp_path / "s"
+    with oracle.create(path) as store:
+        for _ in range(6):
+            with store.transaction() as txn:
+                oracle.add(txn, memory=Memory("q", "a"))
+        with store.transaction() as txn:
+            oracle.remove(txn, 3)
+    (path / "index").mkdir()
+    for name in ("experts/c/70", "keys/c/71"):
+        (path / name).mkdir()
+        (path / name / "0").write_bytes(b"left by a crash")
+    (path / "index" / "1.faiss").write_bytes(b"left by a router")
+    counting = FaultyFiles(0, lambda: None)
+    at = 0
+    while at <= counting.count:
+        copy = tmp_path / "copy"
+        shutil.copytree(path, copy)
+        with ExpertStore.open(copy, "r+") as store:
+            store._writer._files = files = FaultyFiles(at, fail_with(OSError(error, "broken")), lasting and at > 0)  # type: ignore[union-attr]
+            for name in ("experts/c/70", "keys/c/71"):
+                shutil.copytree(path / name, copy / name)
+            with contextlib.suppress(WriteError):
+                getattr(store, work)()
+            counting.count = max(counting.count, files.count)
+            oracle.check_path(copy)
+            assert verify(copy, deep=True).ok
+            files.at = 0
+            files.lasting = False
+            store.compact()
+            store.collect_garbage()
+            oracle.check_path(copy)
+        assert len(list(copy.glob("*/c/*/0"))) == statistics(copy).shards
+        shutil.rmtree(copy)
+        at += 1
+    assert at > (20 if work == "compact" else 4)
+
+
+def test_writes_that_the_system_cuts_short_are_gone_on_with(
+    filled: Path, oracle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = os.write, []
+
+    def short(fd: int, content: Any) -> int:
+        calls.append(fd)
+        return write(fd, memoryview(content)[: 1 + len(calls) % 700])
+
+    monkeypatch.setattr(os, "write", short)
+    with ExpertStore.open(filled, "r+") as store:
+        with store.transaction() as txn:
+            change(txn, oracle)
+        store.compact()
+    monkeypatch.undo()
+    assert len(calls) > 100
+    oracle.check_path(filled)
+    assert verify(filled, deep=True).ok
 
 
 def test_a_write_error_that_the_caller_swallows_still_breaks_the_transaction(filled: Path, oracle: Any) -> None:
