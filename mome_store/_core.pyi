@@ -18,6 +18,18 @@ class RecordLayout:
     @property
     def sections(self) -> list[tuple[int, int]]: ...
 
+def check_records(
+    buffer: Buffer,
+    record_bytes: int,
+    payload_bytes: int,
+    rank: int,
+    schema_crc: int,
+    at: NDArray[np.int64],
+    expert_ids: NDArray[np.int64],
+    group_ids: NDArray[np.int64],
+) -> list[tuple[int, str]]: ...
+def keys_not_finite(buffer: Buffer, key_dim: int, at: NDArray[np.int64]) -> list[int]: ...
+
 class ShardSet:
     def __init__(
         self,

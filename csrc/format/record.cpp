@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <string_view>
+#include <utility>
 
 #include "format/crc32c.h"
 
@@ -57,6 +58,19 @@ RecordVerdict check_record(Bytes record, const RecordFormat& format, int64_t exp
                    std::to_string(format.rank));
     }
     return {.rank = trailer.rank, .problem = {}};
+}
+
+std::vector<RecordProblem> check_records(Bytes bytes, const RecordFormat& format, std::span<const int64_t> at,
+                                         std::span<const int64_t> expert_ids, std::span<const int64_t> group_ids) {
+    std::vector<RecordProblem> found;
+    for (size_t i = 0; i < at.size(); ++i) {
+        const Bytes record = bytes.subspan(static_cast<size_t>(at[i]), static_cast<size_t>(format.record_bytes));
+        RecordVerdict verdict = check_record(record, format, expert_ids[i], group_ids[i], true);
+        if (!verdict.problem.empty()) {
+            found.push_back({.index = static_cast<int64_t>(i), .problem = std::move(verdict.problem)});
+        }
+    }
+    return found;
 }
 
 }  // namespace mome

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "format/bytes.h"
 
@@ -44,5 +46,16 @@ struct RecordVerdict {
 // `with_checksum`.
 RecordVerdict check_record(Bytes record, const RecordFormat& format, int64_t expert_id, int64_t group_id,
                            bool with_checksum);
+
+// The `index`-th of many records is not what it should be.
+struct RecordProblem {
+    int64_t index;
+    std::string problem;
+};
+
+// Judges the records that begin at offsets `at` of `bytes`, checksums included, and gives those with a problem. The
+// caller has checked that they lie inside and that the three lists are of one length.
+std::vector<RecordProblem> check_records(Bytes bytes, const RecordFormat& format, std::span<const int64_t> at,
+                                         std::span<const int64_t> expert_ids, std::span<const int64_t> group_ids);
 
 }  // namespace mome

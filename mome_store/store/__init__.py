@@ -4,6 +4,7 @@ Imports neither torch nor transformers.
 """
 
 from mome_store.store.compaction import CompactionReport
+from mome_store.store.damage import Damage
 from mome_store.store.expert_store import ExpertStore, GarbageReport
 from mome_store.store.memory import Memory
 from mome_store.store.pool import pool_memories, set_pool_memories
@@ -12,7 +13,7 @@ from mome_store.store.shard import ShardInfo
 from mome_store.store.snapshot import Group, Snapshot
 from mome_store.store.statistics import StoreStatistics, statistics
 from mome_store.store.transaction import Transaction
-from mome_store.store.verify import Damage, VerifyReport, verify
+from mome_store.store.verify import VerifyReport, verify
 
 __all__ = [
     "CompactionReport",

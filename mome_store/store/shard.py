@@ -249,19 +249,25 @@ class Shard:
     def read_content(self) -> bytes:
         """All bytes before the index, checked against the catalogue's checksum."""
         content = self._read(0, self._index_start)
-        crc = crc32c(content)
-        if crc != self.info.content_crc:
-            raise DamagedStoreError(
-                self.file,
-                None,
-                None,
-                f"checksum of the rows is {crc:#010x}, the catalogue says {self.info.content_crc:#010x}",
-            )
+        problem = self.content_problem(crc32c(content))
+        if problem is not None:
+            raise DamagedStoreError(self.file, None, None, problem)
         return content
+
+    def content_problem(self, crc: int) -> str | None:
+        """What is wrong when the bytes before the index have this checksum, or None."""
+        if crc == self.info.content_crc:
+            return None
+        return f"checksum of the rows is {crc:#010x}, the catalogue says {self.info.content_crc:#010x}"
 
     def offsets(self) -> NDArray[np.int64]:
         """int64 [K]: where each row starts in the file; -1 for a missing one."""
         return self._entries(self._read(self._index_start, _ENTRY_BYTES * self._rows_per_shard))[:, 0].astype(np.int64)
+
+    @property
+    def content_bytes(self) -> int:
+        """How many bytes there are before the index."""
+        return self._index_start
 
     @property
     def _index_start(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -38,6 +39,30 @@ def random_read_rate(path: Path, block_bytes: int, depth: int, seconds: float) -
         f"--runtime={seconds}",
         "--output-format=json",
     ]
+    return _rate_of(command)
+
+
+def sequential_read_rate(paths: Sequence[Path], block_bytes: int = 4 << 20) -> float:
+    """Bytes per second of reading files from front to back, one after the other, past the page cache (O_DIRECT).
+
+    Raises RuntimeError with fio's message when it fails.
+    """
+    command = [
+        fio_path() or "fio",
+        "--name=read",
+        f"--filename={':'.join(str(path).replace(':', chr(92) + ':') for path in paths)}",
+        "--file_service_type=sequential",
+        "--readonly",
+        "--rw=read",
+        "--ioengine=psync",
+        "--direct=1",
+        f"--bs={block_bytes}",
+        "--output-format=json",
+    ]
+    return _rate_of(command)
+
+
+def _rate_of(command: Sequence[str]) -> float:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"fio failed: {done.stderr.strip() or done.stdout.strip()}")
