@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mome_store import _core
 from mome_store.errors import DamagedStoreError, SchemaError
 from mome_store.store.catalog import CatalogState
 from mome_store.store.co_use import Usage, order_by_use
-from mome_store.store.record import record_problem
 from mome_store.store.runs import counted, expert_columns, spelled_out
 from mome_store.store.shard import Shard, ShardRow
 from mome_store.store.zarr_metadata import ARRAYS, ArrayName, StoreLayout
@@ -286,11 +286,11 @@ class RowSource:
         self, content: bytes, rows: NDArray[np.int64], ids: NDArray[np.int64], owners: NDArray[np.int64]
     ) -> None:
         schema, capacity = self._state.layout.schema, self._state.layout.rows_per_shard
-        for i, (row, expert_id, group_id) in enumerate(zip(rows.tolist(), ids.tolist(), owners.tolist(), strict=True)):
-            record = content[i * schema.record_bytes : (i + 1) * schema.record_bytes]
-            problem = record_problem(schema, record, expert_id, group_id)
-            if problem is not None:
-                raise DamagedStoreError(self._shards["experts", row // capacity].file, row, expert_id, problem)
+        at = schema.record_bytes * np.arange(len(rows))
+        known = schema.record_bytes, schema.payload_bytes, schema.rank, schema.crc
+        for i, problem in _core.check_records(content, *known, at, ids, owners)[:1]:
+            row = int(rows[i])
+            raise DamagedStoreError(self._shards["experts", row // capacity].file, row, int(ids[i]), problem)
 
 
 class Pace:

@@ -5,16 +5,15 @@
 * Scale: a store of small records (4 KiB, the least there is), opened in a process of its own, so that its memory is
   that of the store and of nothing else. The page cache is warm, since the store was just written.
 * Append: commits of one group, to the large store and to one of a thousand experts, in turns.
+* Verify and compaction: bench_verify.py and bench_compaction.py.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +25,9 @@ import ml_dtypes
 import numpy as np
 
 from mome_store.store import ExpertSchema, ExpertStore, Transaction
+from mome_tools.bench_compaction import measure_compaction
+from mome_tools.bench_verify import verify_figure
+from mome_tools.disk_rate import fio_path, sequential_write_rate
 from mome_tools.figures import Figure
 
 Progress = Callable[[str, int, int], None]
@@ -39,7 +41,6 @@ BATCH = 4096  # groups a call of add_groups
 APPENDS = 24
 WRITE_BAR, APPEND_BAR = 0.7, 1.5
 INGEST_SECONDS, OPEN_SECONDS, EXPERT_BYTES = 120.0, 2.0, 200.0
-_BLOCK = 4 << 20
 
 
 def measure_store(experts: int, ingest_bytes: int, folder: Path | None, on_progress: Progress) -> list[Figure]:
@@ -67,29 +68,31 @@ def measure_store(experts: int, ingest_bytes: int, folder: Path | None, on_progr
             Figure(f"ExpertCache without slots, {named}", cost.cache_seconds, "s"),
             Figure(f"host memory of the ExpertCache, {named}", cost.cache_held / experts, "B/expert"),
             _append_figure(few, many, experts),
+            *([] if fio_path() is None else [verify_figure(ingest_bytes, folder, on_progress)]),
+            *measure_compaction(place, ingest_bytes, on_progress),
         ]
 
 
 def _ingest_figure(place: Path, size: int, on_progress: Progress) -> Figure:
     ours, theirs = [], []
-    peer = _fio_rate if shutil.which("fio") else _plain_rate
     for done in range(ROUNDS):
         on_progress("64 KiB records", done, ROUNDS + 2)
-        theirs.append(peer(place / "plain", size))
+        disk = sequential_write_rate(place / "plain", size)
+        theirs.append(disk.rate)
         os.sync()  # what a round leaves to be written must not be charged to the next
         count = size // LARGE.record_bytes
         ours.append(count * LARGE.record_bytes / _ingest(place / "large", LARGE, count))
         shutil.rmtree(place / "large")
         os.sync()
-    rate, disk = statistics.median(ours) / 1e9, statistics.median(theirs) / 1e9
+    rate, limit = statistics.median(ours) / 1e9, statistics.median(theirs) / 1e9
     return Figure.at_least(
         "ingest, 64 KiB records",
         rate,
-        WRITE_BAR * disk,
+        WRITE_BAR * limit,
         "GB/s",
-        peer="fio, sequential, O_DIRECT" if peer is _fio_rate else "plain write and fsync",
-        peer_value=disk,
-        ratio=rate / disk,
+        peer=disk.by,
+        peer_value=limit,
+        ratio=rate / limit,
     )
 
 
@@ -107,29 +110,6 @@ def _ingest(path: Path, schema: ExpertSchema, count: int) -> float:
                 n = min(BATCH, count - done)
                 txn.add_groups({"layer": (a[:n], b[:n])}, keys[:n])
         return time.perf_counter() - start
-
-
-def _fio_rate(path: Path, size: int) -> float:
-    """Bytes a second."""
-    command = ["fio", "--name=write", f"--filename={path}", "--rw=write", f"--bs={_BLOCK}", f"--size={size}"]
-    command += ["--ioengine=psync", "--direct=1", "--end_fsync=1", "--output-format=json"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    path.unlink()
-    [job] = json.loads(result.stdout)["jobs"]
-    return float(job["write"]["bw_bytes"])
-
-
-def _plain_rate(path: Path, size: int) -> float:
-    """Bytes a second."""
-    block = np.random.default_rng(0).bytes(_BLOCK)
-    with path.open("wb", buffering=0) as file:
-        start = time.perf_counter()
-        for _ in range(size // _BLOCK):
-            file.write(block)
-        os.fsync(file.fileno())
-        seconds = time.perf_counter() - start
-    path.unlink()
-    return size // _BLOCK * _BLOCK / seconds
 
 
 @dataclass(frozen=True)
