@@ -111,7 +111,7 @@ std::optional<std::string> content_of(const std::filesystem::path& path) {
     return content;
 }
 
-// `attributes.mome` of the root's zarr.json: JSON without blanks.
+// `attributes.mome` of the root's zarr.json, with `attributes.mome_id` as `id` where there is one: JSON without blanks.
 std::string read_attributes(const std::filesystem::path& store) {
     const auto document = content_of(store / kZarrName);
     if (!document) {
@@ -126,7 +126,9 @@ std::string read_attributes(const std::filesystem::path& store) {
     }
     const Connection connection = Connection::in_memory();
     const Json json(connection, *document, (store / kZarrName).string());
-    const Statement attributes = json.select("SELECT ?1 -> '$.attributes.mome'");
+    const Statement attributes = json.select(
+        "SELECT CASE WHEN json_type(?1, '$.attributes.mome_id') IS NULL THEN ?1 -> '$.attributes.mome' "
+        "ELSE json_set(?1 -> '$.attributes.mome', '$.id', ?1 ->> '$.attributes.mome_id') END");
     const Statement type = json.select("SELECT json_type(?1, '$.attributes.mome')");
     if (type.null(0) || type.text(0) != "object") {
         throw StoreNotFoundError(store.string() +

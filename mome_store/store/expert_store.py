@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 from mome_store.errors import (
     ClosedError,
@@ -130,7 +131,12 @@ class ExpertStore:
         directory = Path(path)
         files = files or FileOperations()
         layout = StoreLayout(
-            schema, key_dim, rows_per_shard, _json("base_model", base_model), _json("encoder", encoder)
+            schema,
+            key_dim,
+            rows_per_shard,
+            _json("base_model", base_model),
+            _json("encoder", encoder),
+            id=uuid4().hex,
         )
         lock = create_store(directory, layout, files)
         try:
@@ -291,7 +297,8 @@ class _Writer:
         dropped: set[tuple[ArrayName, int]] = set()
         forgotten = 0
         stopped = False
-        for step in [*steps(chunks, self._layout), []]:  # the last one is for what needs no moving
+        todo = list(steps(chunks, self._layout)) or [[]]  # one at least, for what needs no moving
+        for number, step in enumerate(todo, 1):
             if should_stop is not None and should_stop():
                 stopped = True
                 break
@@ -303,8 +310,8 @@ class _Writer:
                     empty = [n for n in empty_shards(before, array, moved) if (array, n) not in dropped]
                     if empty:
                         transaction.drop_shards(array, empty)
-                        dropped.update((array, number) for number in empty)
-                if not step:
+                        dropped.update((array, shard) for shard in empty)
+                if number == len(todo):
                     forgotten = transaction.forget_groups(oldest_pin(self._directory, transaction.commit - 1))
         if any(array == "keys" for array, _ in dropped):
             self._drop_index()

@@ -37,8 +37,13 @@ class WriterLock:
             owner = os.pread(self._fd, 64, 0).decode("ascii", "replace").strip()
             os.close(self._fd)
             raise StoreLockedError(directory, owner or None) from None
-        except OSError:
+        except OSError as error:
             os.close(self._fd)
+            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise StoreReadOnlyError(
+                    f"{directory}: the file system has no file locks, so two writers could not be kept apart; "
+                    "keep the store on a local disk, or open with mode='r'"
+                ) from error
             raise
         try:
             with writing(path):

@@ -27,13 +27,14 @@ ARRAYS: tuple[ArrayName, ArrayName] = ("experts", "keys")
 
 @dataclass(frozen=True)
 class StoreLayout:
-    """What is fixed when a store is created."""
+    """What is fixed when a store is created. id: random, so that no other store's files pass for its own."""
 
     schema: ExpertSchema
     key_dim: int
     rows_per_shard: int
     base_model: Mapping[str, Any] | None
     encoder: Mapping[str, Any] | None
+    id: str | None = None  # None: of a store made before there were ids
 
     def row_bytes(self, array: ArrayName) -> int:
         return self.schema.record_bytes if array == "experts" else 4 * self.key_dim
@@ -48,9 +49,13 @@ class StoreLayout:
             "encoder": None if self.encoder is None else dict(self.encoder),
         }
 
+    def identity(self) -> dict[str, Any]:
+        """What `read_attributes` must give."""
+        return self.attributes() | ({} if self.id is None else {"id": self.id})
+
     def to_json(self) -> dict[str, Any]:
-        """What the catalogue keeps: the attributes and the shard size."""
-        return {**self.attributes(), "rows_per_shard": self.rows_per_shard}
+        """What the catalogue keeps: the identity and the shard size."""
+        return {**self.identity(), "rows_per_shard": self.rows_per_shard}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StoreLayout:
@@ -60,6 +65,7 @@ class StoreLayout:
             rows_per_shard=value["rows_per_shard"],
             base_model=value["base_model"],
             encoder=value["encoder"],
+            id=value.get("id"),
         )
 
 
@@ -69,7 +75,10 @@ def shard_path(directory: Path, array: ArrayName, number: int) -> Path:
 
 
 def group_metadata(layout: StoreLayout) -> bytes:
-    return _document({"zarr_format": 3, "node_type": "group", "attributes": {"mome": layout.attributes()}})
+    attributes: dict[str, Any] = {"mome": layout.attributes()}
+    if layout.id is not None:
+        attributes["mome_id"] = layout.id
+    return _document({"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
 
 def array_metadata(layout: StoreLayout, array: ArrayName, rows: int) -> bytes:
@@ -96,7 +105,7 @@ def array_metadata(layout: StoreLayout, array: ArrayName, rows: int) -> bytes:
 
 
 def read_attributes(directory: Path) -> dict[str, Any]:
-    """`attributes.mome` of the store at `directory`.
+    """`attributes.mome` of the store at `directory`, and as `id` its `attributes.mome_id` where there is one.
 
     Raises StoreNotFoundError where no store is, FormatVersionError for a newer one, DamagedStoreError for damage.
     """
@@ -109,14 +118,15 @@ def read_attributes(directory: Path) -> dict[str, Any]:
         raise ReadError(path, 0, error.errno or 0) from error
     except ValueError as error:
         raise DamagedStoreError(ZARR_JSON, None, None, f"not JSON: {error}") from error
-    attributes = _member(_member(document, "attributes"), "mome")
+    told = _member(document, "attributes")
+    attributes = _member(told, "mome")
     if not isinstance(attributes, dict):
         raise StoreNotFoundError(
             f"{directory}: holds Zarr data, but no expert store (zarr.json has no attributes.mome)"
         )
     if attributes.get("format") != FORMAT_VERSION:
         raise FormatVersionError(directory, attributes.get("format"), FORMAT_VERSION)
-    return attributes
+    return attributes | ({"id": told["mome_id"]} if "mome_id" in told else {})
 
 
 def metadata_problems(
@@ -127,7 +137,9 @@ def metadata_problems(
     attributes: as read from the root. Call it after the catalogue has been read, since the arrays grow before a
     commit, never after.
     """
-    if canonical_json(attributes) != canonical_json(layout.attributes()):
+    if attributes.get("id") != layout.id:
+        yield ZARR_JSON, "it is of another store than the catalogue"
+    elif canonical_json(attributes) != canonical_json(layout.identity()):
         yield ZARR_JSON, "attributes.mome differs from what the catalogue says"
     for array in ARRAYS:
         problem = _array_problem(directory, layout, array, rows[array])

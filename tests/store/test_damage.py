@@ -8,6 +8,7 @@ import os
 import shutil
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import google_crc32c
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from mome_store.errors import DamagedStoreError, FormatVersionError, MomeError, StoreNotFoundError
-from mome_store.store import ExpertStore, verify
+from mome_store.store import ExpertStore, Memory, expert_store, verify
 
 FLIPS_PER_FILE = 50
 
@@ -244,6 +245,31 @@ def test_attributes_that_differ_from_the_catalogue_are_damage(filled: Path, name
     with pytest.raises(DamagedStoreError, match="differs"):
         ExpertStore.open(filled)
     assert [damage.file for damage in verify(filled).damage] == ["zarr.json"]
+
+
+@pytest.mark.parametrize("name", ["catalog.sqlite", "zarr.json"])
+def test_a_file_of_another_store_that_looks_alike_is_refused(tmp_path: Path, oracle_of: Any, name: str) -> None:
+    """The same schema, shards and ids: each record by itself would pass."""
+    for seed, folder in enumerate(("one", "other")):
+        oracle = oracle_of(seed=seed)
+        with oracle.create(tmp_path / folder) as store, store.transaction() as txn:
+            oracle.add(txn, memory=Memory("q", folder))
+    shutil.copy(tmp_path / "other" / name, tmp_path / "one" / name)
+    with pytest.raises(DamagedStoreError, match="another store"):
+        ExpertStore.open(tmp_path / "one")
+    assert [damage.file for damage in verify(tmp_path / "one").damage] == ["zarr.json"]
+
+
+def test_a_store_made_before_there_were_ids_opens(tmp_path: Path, oracle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(expert_store, "uuid4", lambda: SimpleNamespace(hex=None))
+        with oracle.create(tmp_path / "s") as store, store.transaction() as txn:
+            oracle.add(txn)
+    assert "mome_id" not in json.loads((tmp_path / "s" / "zarr.json").read_text())["attributes"]
+    with ExpertStore.open(tmp_path / "s", "r+") as store, store.transaction() as txn:
+        oracle.add(txn)
+    oracle.check_path(tmp_path / "s")
+    assert verify(tmp_path / "s", deep=True).ok
 
 
 def test_zarr_json_may_describe_more_rows_but_not_fewer(filled: Path, oracle: Any) -> None:

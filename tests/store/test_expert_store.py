@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -391,3 +394,30 @@ def test_a_snapshot_tells_which_experts_act_in_which_way(tmp_path: Path, oracle:
         with pytest.raises(UnknownIdError) as raised:
             snapshot.acting(np.array([999, 0, int(ids[0])]), "all")
         assert raised.value.ids == [0, 999]
+
+
+def test_a_file_system_without_locks_is_refused_to_writers_and_not_to_readers(
+    filled: Path, oracle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "fcntl", no_locks)
+    with pytest.raises(StoreReadOnlyError, match="no file locks"):
+        ExpertStore.open(filled, "r+")
+    oracle.check_path(filled)
+
+
+def test_a_clock_that_jumps_back_changes_nothing_but_the_times_told(
+    filled: Path, oracle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: 1)
+    with ExpertStore.open(filled, "r+") as store:
+        with store.transaction() as txn:
+            oracle.add(txn)
+        store.compact()
+        with store.snapshot() as snapshot:
+            assert (snapshot.commit, snapshot.time_us) == (4, 0)
+    oracle.check_path(filled)
+    assert verify(filled, deep=True).ok

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mome_store.store import ExpertSchema, ExpertStore, Memory, statistics, verify
+from mome_store.store.compaction import SMALL_SHARDS
 
 SCHEMA = ExpertSchema({"layer": (8, 8)}, rank=1)
 KEY_DIM = 4
@@ -146,3 +147,24 @@ def test_a_million_experts_open_fast_and_take_another_as_fast_as_a_thousand(disk
                     txn.add_group([expert], keys)
                 seconds[name].append(time.perf_counter() - start)
     assert np.median(seconds["many"]) < 1.5 * np.median(seconds["few"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_thousand_tiny_commits_leave_few_shards_and_cost_the_same_to_the_end(tmp_path: Path) -> None:
+    path, expert = tmp_path / "s", {"layer": (np.ones((1, 8)), np.ones((8, 1)))}
+    seconds = []
+    with ExpertStore.create(path, SCHEMA, KEY_DIM) as store:
+        for i in range(10_000):
+            start = time.perf_counter()
+            with store.transaction() as txn:
+                txn.add_group([expert], np.full((1, KEY_DIM), i, np.float32))
+            seconds.append(time.perf_counter() - start)
+    found = statistics(path)
+    assert (found.groups, found.keys) == (10_000, 10_000)
+    assert found.shards < 2 * (3 * SMALL_SHARDS + 10_000 // 2048 + 1)
+    assert np.mean(seconds[-2000:]) < 1.5 * np.mean(seconds[1000:3000])
+    assert verify(path, deep=True).ok
+    with ExpertStore.open(path) as store, store.snapshot() as snapshot:
+        keys, groups = snapshot.keys()
+        assert np.array_equal(keys[:, 0], groups - 1)
