@@ -148,6 +148,18 @@ def count_retired(directory: Path, array: ArrayName, commit: int) -> int:
     return sqlite_access.read(directory / CATALOG_NAME, query)
 
 
+def load_commits(directory: Path) -> NDArray[np.int64]:
+    """int64 [n, 4]: of every commit its id, when it was (microseconds since 1970), and the next free group and expert
+    id after it. Ids ascending; a commit added the groups and experts from the numbers of the one before on.
+    """
+
+    def query(connection: sqlite3.Connection) -> NDArray[np.int64]:
+        cursor = connection.execute("SELECT id, time_us, next_group, next_expert FROM commits ORDER BY id")
+        return _matrix(cursor, 4)
+
+    return sqlite_access.read(directory / CATALOG_NAME, query)
+
+
 def integrity_problems(directory: Path) -> list[str]:
     """What SQLite itself finds wrong with the file's structure."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from mome_store.errors import DamagedStoreError, SchemaError
 from mome_store.store.catalog import CATALOG_NAME
@@ -17,17 +18,24 @@ from mome_store.store.memory import Memory
 from mome_store.store.snapshot import Snapshot
 from mome_store.store.transaction import Transaction
 
-_META = "pool_memories"
+POOL_META = "pool_memories"
 
 
 def pool_memories(snapshot: Snapshot) -> tuple[Memory, ...]:
     """The facts that the pool holds, in the order in which they came; none where the store is no pool."""
+    return memories_of_meta(snapshot.meta(POOL_META, ()))
+
+
+def memories_of_meta(value: Any) -> tuple[Memory, ...]:
+    """The facts in the meta value of the name POOL_META."""
     try:
-        return tuple(Memory(**fields) for fields in snapshot.meta(_META, ()))
+        return tuple(Memory(**fields) for fields in value)
     except (TypeError, SchemaError) as error:
-        raise DamagedStoreError(CATALOG_NAME, None, None, f"the meta value {_META!r} is no list of memories") from error
+        raise DamagedStoreError(
+            CATALOG_NAME, None, None, f"the meta value {POOL_META!r} is no list of memories"
+        ) from error
 
 
 def set_pool_memories(transaction: Transaction, memories: Sequence[Memory]) -> None:
     """From this commit on these are the facts that the pool holds."""
-    transaction.set_meta(_META, [asdict(memory) for memory in memories])
+    transaction.set_meta(POOL_META, [asdict(memory) for memory in memories])
