@@ -5,7 +5,7 @@ with a question (a trained projection is part of the encoder that made them), so
 
 Every key is compared with every other one of another group where there are up to EXACT_KEYS. Beyond, k-means puts the
 keys into about sqrt(m) cells and each is compared with those of its cell: that takes m·sqrt(m) products instead of
-m·m, and nearly equal keys fall into the same cell. How often the nearest one lies in another cell is measured on CHECKED
+m·m, and nearly equal keys fall into the same cell. How often the nearest lies in another cell is measured on CHECKED
 keys that are compared with all. routing/index.py is not used here: it answers few queries against many keys, and here
 every key is a query.
 """
@@ -26,6 +26,8 @@ EXACT_KEYS = 20_000
 MOST_KEYS = 1 << 20  # of more, groups are drawn at random until so many keys are reached
 CHECKED = 128
 MOST_PAIRS = 400
+ALIKE = 0.95
+"""Two wordings of one fact are hardly nearer than this."""
 _CELL = 8192  # a larger one is cut, lest many equal keys cost their square
 _BLOCK = 1024
 _CHUNK = 1 << 16
@@ -39,13 +41,15 @@ Int64s = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class NearPair:
-    """Two groups and the inner product of their nearest keys; parts: of each block of the keys alone, where the keys of
-    a trained router have such (routing/projection.py), else empty.
+    """Two groups and the inner product of their nearest keys. crowded: it is larger than that of two wordings of one of
+    the groups, or at least ALIKE. parts: that of each block of the keys alone, where the keys of a trained router have
+    such (routing/projection.py), else empty.
     """
 
     group_id: int
     other_id: int
     similarity: float
+    crowded: bool
     parts: tuple[float, ...] = ()
 
 
@@ -56,8 +60,8 @@ class Neighbours:
     cells: 1 where every key was compared with every other, else how many k-means made; found: of the `checked` keys
     drawn, the share whose nearest lies in their own cell.
     nearest: float32 [g], of each group compared the similarity to its nearest other group, ids ascending, NaN where
-    there was none. own: float32 [g], of its own keys that of the two least alike which follow each other, NaN of a single
-    one. pairs: the most similar, best first, at most MOST_PAIRS.
+    there was none. own: float32 [g], of its own keys that of the two least alike which follow each other, NaN of one
+    key. pairs: the most similar, best first, at most MOST_PAIRS.
     """
 
     keys: int
@@ -90,6 +94,7 @@ def near_groups(store: ReadableStore, blocks: int = 1) -> Neighbours:
     keys /= np.where(lengths > 0, lengths, 1)
     cells = list(_cells(keys))
     similarity, other = nearest_of_another_group(keys, groups, cells)
+    own = _by_group(np.minimum, _own_similarity(keys, groups), groups)
     checked, found = 0, None
     if len(cells) > 1:
         drawn = np.sort(chance.choice(len(keys), min(CHECKED, len(keys)), replace=False))
@@ -103,8 +108,8 @@ def near_groups(store: ReadableStore, blocks: int = 1) -> Neighbours:
         checked=checked,
         found=found,
         nearest=_by_group(np.maximum, similarity, groups),
-        own=_by_group(np.minimum, _own_similarity(keys, groups), groups),
-        pairs=_pairs(keys, groups, similarity, other, blocks),
+        own=own,
+        pairs=_pairs(keys, groups, similarity, other, own, blocks),
     )
 
 
@@ -185,7 +190,10 @@ def _by_group(best: np.ufunc, similarity: Floats, groups: Int64s) -> Floats:
     return np.where(np.isinf(values), np.float32(np.nan), values)
 
 
-def _pairs(keys: Floats, groups: Int64s, similarity: Floats, other: Int64s, blocks: int) -> tuple[NearPair, ...]:
+def _pairs(
+    keys: Floats, groups: Int64s, similarity: Floats, other: Int64s, own: Floats, blocks: int
+) -> tuple[NearPair, ...]:
+    bar = dict(zip(np.unique(groups).tolist(), np.fmin(own, ALIKE).tolist(), strict=True))
     found: dict[tuple[int, int], NearPair] = {}
     rows = np.flatnonzero(other >= 0)
     for row in rows[np.argsort(-similarity[rows], kind="stable")].tolist():
@@ -198,7 +206,8 @@ def _pairs(keys: Floats, groups: Int64s, similarity: Floats, other: Int64s, bloc
             one, two = (keys[each].reshape(blocks, -1) for each in (row, nearest))
             lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
             parts = tuple(((one * two).sum(axis=1) / np.where(lengths > 0, lengths, 1)).tolist())
-        found[pair[0], pair[1]] = NearPair(pair[0], pair[1], min(float(similarity[row]), 1.0), parts)
+        near = min(float(similarity[row]), 1.0)
+        found[pair[0], pair[1]] = NearPair(pair[0], pair[1], near, near > min(bar[pair[0]], bar[pair[1]]), parts)
         if len(found) == MOST_PAIRS:
             break
     return tuple(found.values())

@@ -42,7 +42,7 @@ class ReadableStore:
         self.key_rows, self.key_groups = key_columns(state.keys)
 
     def keys(self, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Those of the chosen keys (bool [m]) that can be read: float32 [k, key_dim] in row order, and bool [m] which."""
+        """Those of the chosen keys (bool [m]) that can be read: float32 [k, key_dim] in row order; bool [m] which."""
         dim, capacity = self.layout.key_dim, self.layout.rows_per_shard
         keys = np.empty((int(chosen.sum()), dim), np.float32)
         read = np.zeros(len(chosen), np.bool_)

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from mome_store.errors import MomeError
-from mome_tools.output import JsonOption, bytes_text, print_fields, print_json, print_text
+from mome_tools.inspect_report import print_statistics, write_page
+from mome_tools.output import JsonOption, print_json, print_text
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The store.")]
 StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", help="The store.")]
@@ -24,16 +25,35 @@ TraceOption = Annotated[
 ]
 
 
-def inspect(store: StoreArgument, json: JsonOption = False) -> None:
-    """What a store holds: groups, experts, keys and bytes, live and dead."""
+def inspect(
+    store: StoreArgument,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with pictures of the store there.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE", help="On the page: which groups this trace used.")
+    ] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="For the page: check every live record and key.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """What a store holds: groups, experts, keys and bytes, live and dead. --html: a page with more, in pictures.
+
+    The page is made of a damaged store, too; the exit code is 1 then.
+    """
     from mome_store.store import statistics
 
-    found = asdict(statistics(store))
-    if json:
-        print_json(found)
+    if html is None:
+        if trace is not None or deep:
+            raise typer.BadParameter("--trace and --deep belong to --html")
+        print_statistics(statistics(store), json)
         return
-    sizes = {name: f"{value} ({bytes_text(value)})" for name, value in found.items() if "bytes" in name}
-    print_fields(found | sizes)
+    inspection = write_page(store, html, trace, deep)
+    if not json:
+        print_text(f"the page: {html}")
+    if inspection.contents is not None:
+        print_statistics(inspection.contents.statistics, json)
+    if inspection.damage:
+        raise MomeError(f"{store} is damaged ({len(inspection.damage)} findings): {html} tells where")
 
 
 def verify(
