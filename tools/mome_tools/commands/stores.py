@@ -53,7 +53,7 @@ def inspect(
     if inspection.contents is not None:
         print_statistics(inspection.contents.statistics, json)
     if inspection.damage:
-        raise MomeError(f"{store} is damaged ({len(inspection.damage)} findings): {html} tells where")
+        raise MomeError(f"{store} is damaged, {html} tells where; findings: {len(inspection.damage)}")
 
 
 def verify(

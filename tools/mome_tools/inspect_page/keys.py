@@ -32,7 +32,7 @@ def near_section(contents: Contents) -> list[Child]:
         _histogram(neighbours),
     ]
     crowded = neighbours.crowded
-    words = f"{count(crowded, 'group')} of {len(neighbours.nearest):,} " + ("has" if crowded == 1 else "have")
+    words = f"{crowded:,} of {len(neighbours.nearest):,} groups have" if crowded else "No group has"
     found.append(element("p", f"{words} a key of another group nearer than two of its own wordings are to each other."))
     if "pool" in contents.modes:
         found.append(
@@ -97,28 +97,26 @@ def _most(counts: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> str:
 def _pairs(contents: Contents) -> Markup:
     pairs = contents.pairs(_SHOWN_PAIRS)
     blocks = contents.router_blocks
-    head = ["Similarity", "Question", "Nearest question of another group", "Answers", *(b.capitalize() for b in blocks)]
+    head = ["Similarity", "Question", "Nearest of another group", "Answers", *(["Parts"] if blocks else [])]
     rows = [
         (
             element("span", f"{pair.similarity:.3f}", class_="num"),
             _fact(contents, pair.group_id),
             _fact(contents, pair.other_id),
             _answers(pair, same),
-            *(element("span", f"{part:.2f}", class_="num") for part in pair.parts),
+            *([element("span", " · ".join(f"{part:.2f}" for part in pair.parts), class_="num")] if blocks else []),
         )
         for pair, same in pairs
     ]
     caption = f"The {len(pairs)} nearest pairs, those with different answers first."
     if blocks:
-        caption += f" {', '.join(blocks)}: the similarity of each part of the keys alone."
+        caption += f" Parts: the similarity of {', '.join(blocks)} in the keys, each alone."
     first, more = rows[:_AT_ONCE], rows[_AT_ONCE:]
-    return joined(
-        element("h3", "The nearest pairs"),
-        table(caption, head, first, class_="wide"),
-        element("details", element("summary", f"{len(more)} more"), table("Further pairs.", head, more, class_="wide"))
-        if more
-        else None,
-    )
+    drawn = [element("h3", "The nearest pairs"), table(caption, head, first, class_="wide pairs")]
+    if more:
+        rest = table("Further pairs.", head, more, class_="wide pairs")
+        drawn.append(element("details", element("summary", f"{len(more)} more"), rest))
+    return joined(drawn)
 
 
 def _fact(contents: Contents, group_id: int) -> Markup:

@@ -331,7 +331,7 @@ def memory_section(contents: Contents, now: datetime) -> list[Child]:
                 question,
                 quoted(memory.answer),
                 _status(memory.status),
-                "" if memory.nll is None else f"{memory.nll:.2g}",
+                "" if memory.nll is None else element("span", f"{memory.nll:.2g}", class_="num"),
                 _age(memory.tuned_at, each.since_us, now),
                 "pool" if each.group_id is None else str(each.group_id),
             )
@@ -352,7 +352,7 @@ def memory_section(contents: Contents, now: datetime) -> list[Child]:
         element("p", words),
         paper,
         search,
-        element("div", table(caption, head, rows, class_="wide"), id="memories"),
+        element("div", table(caption, head, rows, class_="wide"), id="memory-rows"),
     ]
 
 
@@ -370,7 +370,8 @@ def _age(tuned_at: str | None, since_us: int | None, now: datetime) -> Child:
             return shortened(tuned_at)  # whatever somebody wrote there
     if when is None:
         return ""
-    return element("time", ago((now - when).total_seconds()), datetime=when.isoformat(), title=moment(when))
+    words = ago((now - when).total_seconds())
+    return element("time", words, datetime=when.isoformat(), title=moment(when), class_="num")
 
 
 def facts_section(inspection: Inspection) -> list[Child]:

@@ -66,8 +66,8 @@ box-shadow:inset 0 0 0 1px color-mix(in srgb,var(--ink) 20%,transparent)}
 .tilesmap.roomy{grid-template-columns:repeat(auto-fill,minmax(6.5rem,1fr));gap:5px}
 .tilesmap.roomy svg.strip{height:1.1rem}
 .scroll{overflow-x:auto;margin:.5rem 0}
-#memories .scroll{max-height:36rem;overflow:auto;border:1px solid var(--line);border-radius:.4rem;padding:0 .8rem}
-#memories thead th{position:sticky;top:0;background:var(--panel)}
+#memory-rows .scroll{max-height:36rem;overflow:auto;border:1px solid var(--line);border-radius:.4rem;padding:0 .8rem}
+#memory-rows thead th{position:sticky;top:0;background:var(--panel)}
 .paper{display:none}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 caption{text-align:left;font-size:.85rem;padding-bottom:.3rem}
@@ -78,7 +78,8 @@ td{border-bottom:1px solid var(--line);overflow-wrap:anywhere;font-variant-numer
 tr:last-child td{border-bottom:0}
 .q{unicode-bidi:isolate}
 .num{white-space:nowrap}
-@media (min-width:641px){.norms td:first-child{white-space:nowrap}.norms td:nth-child(2){width:60%}}
+@media (min-width:641px){.norms td:first-child{white-space:nowrap}.norms td:nth-child(2){width:60%}
+.pairs td:nth-child(2),.pairs td:nth-child(3){width:36%}}
 .tag{font-size:.82rem;border:1px solid currentColor;border-radius:1rem;padding:0 .5rem;white-space:nowrap}
 .tag.bad{color:var(--damaged)}.tag.fine{color:var(--soft)}
 details{margin:.6rem 0}summary{cursor:pointer;color:var(--link)}
@@ -114,8 +115,8 @@ dl.facts{grid-template-columns:1fr;gap:0}dl.facts dd{margin-bottom:.5rem}
 body{font-size:10pt}nav,.find{display:none}
 section{border:0;border-top:1px solid var(--line);border-radius:0;padding:.6rem 0}
 .keep,tr{break-inside:avoid}h2,h3{break-after:avoid}.scroll{overflow:visible}
-#memories .scroll{max-height:none;overflow:visible;border:0;padding:0}
-#memories tbody tr:nth-child(n+101){display:none}.paper{display:block}
+#memory-rows .scroll{max-height:none;overflow:visible;border:0;padding:0}
+#memory-rows tbody tr:nth-child(n+101){display:none}.paper{display:block}
 details::details-content{content-visibility:visible;block-size:auto}
 }
 """
@@ -124,8 +125,10 @@ SCRIPT = """
 (function () {
   var find = document.getElementById("find"), said = document.getElementById("found");
   if (!find) return;
-  var rows = Array.from(document.querySelectorAll("#memories tbody tr"));
-  var texts = rows.map(function (row) { return row.textContent.toLowerCase(); });
+  var rows = Array.from(document.querySelectorAll("#memory-rows tbody tr"));
+  var texts = rows.map(function (row) {
+    return (row.cells[0].textContent + " " + row.cells[1].textContent).toLowerCase();
+  });
   find.closest(".find").hidden = false;
   find.addEventListener("input", function () {
     var words = find.value.toLowerCase().split(/\\s+/).filter(Boolean), shown = 0;
