@@ -112,12 +112,11 @@ dl.facts{grid-template-columns:1fr;gap:0}dl.facts dd{margin-bottom:.5rem}
 :root{--bg:#fff;--panel:#fff;--ink:#000;--soft:#444;--line:#ccc;--live:#2a6ca6;--dead:#a8afb7;--never:#eceef0;
 --damaged:#c8321f;--second:#c07f1c;--third:#75569f;--good:#2a7f4f;--link:#000}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
-body{font-size:10pt}nav,.find{display:none}
+html{font-size:10pt}nav,.find,details:not([open]){display:none}
 section{border:0;border-top:1px solid var(--line);border-radius:0;padding:.6rem 0}
 .keep,tr{break-inside:avoid}h2,h3{break-after:avoid}.scroll{overflow:visible}
 #memory-rows .scroll{max-height:none;overflow:visible;border:0;padding:0}
 #memory-rows tbody tr:nth-child(n+101){display:none}.paper{display:block}
-details::details-content{content-visibility:visible;block-size:auto}
 }
 """
 
