@@ -8,6 +8,8 @@ from mome_store.store.damage import Damage
 from mome_store.store.expert_store import ExpertStore, GarbageReport
 from mome_store.store.memory import Memory
 from mome_store.store.pool import pool_memories, set_pool_memories
+from mome_store.store.repair import RepairReport, repair
+from mome_store.store.repair_plan import Loss
 from mome_store.store.schema import ExpertSchema, Section
 from mome_store.store.shard import ShardInfo
 from mome_store.store.snapshot import Group, Snapshot
@@ -22,7 +24,9 @@ __all__ = [
     "ExpertStore",
     "GarbageReport",
     "Group",
+    "Loss",
     "Memory",
+    "RepairReport",
     "Section",
     "ShardInfo",
     "Snapshot",
@@ -30,6 +34,7 @@ __all__ = [
     "Transaction",
     "VerifyReport",
     "pool_memories",
+    "repair",
     "set_pool_memories",
     "statistics",
     "verify",

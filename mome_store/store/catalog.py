@@ -1,4 +1,4 @@
-"""The catalogue: the SQLite file that says what is live. All SQL of the store is here.
+"""The catalogue: the SQLite file that says what is live. All SQL of the store is here (remains.py reads damaged ones).
 
 Every row that can come and go says in which commit it came (`created`) and went (`retired`, NULL while it is live), so
 that the state as of any commit can be read. `commits.digest` is the sum of the hashes of all rows live as of it
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -171,19 +171,31 @@ def integrity_problems(directory: Path) -> list[str]:
 
 def create_catalog(directory: Path, layout: StoreLayout, time_us: int) -> None:
     """Makes the catalogue with commit 0, which holds nothing but the layout."""
-    path = directory / CATALOG_NAME
+    # Ids start at 1: a zeroed record, Zarr's fill value, is nobody's.
+    first = CommitRow(0, time_us, next_group=1, next_expert=1, next_memory=1, next_experts_shard=0, next_keys_shard=0)
+    write_catalog(directory / CATALOG_NAME, first, lambda changes: changes.set_meta(STORE_META, layout.to_json()))
+
+
+def write_catalog(path: Path, commit: CommitRow, fill: Callable[[CatalogChanges], None]) -> None:
+    """Makes a catalogue of one commit, which holds what `fill` puts in."""
     with closing(sqlite_access.open_writer(path, create=True)) as connection, sqlite_access.translated(path):
         connection.execute("BEGIN IMMEDIATE")
         for statement in _CREATE:
             connection.execute(statement)
-        # Ids start at 1: a zeroed record, Zarr's fill value, is nobody's.
-        first = CommitRow(
-            0, time_us, next_group=1, next_expert=1, next_memory=1, next_experts_shard=0, next_keys_shard=0
-        )
-        changes = CatalogChanges(connection, first, commit=0, digest=0)
-        changes.set_meta(STORE_META, layout.to_json())
-        changes.write_commit(first)
+        changes = CatalogChanges(connection, commit, commit.id, digest=0)
+        fill(changes)
+        changes.write_commit(commit)
         connection.execute("COMMIT")
+
+
+def has_commit(directory: Path, commit: int, time_us: int) -> bool:
+    """Whether there was a commit of this number at this time."""
+
+    def query(connection: sqlite3.Connection) -> bool:
+        found = connection.execute("SELECT 1 FROM commits WHERE id = ? AND time_us = ?", (commit, time_us))
+        return found.fetchone() is not None
+
+    return sqlite_access.read(directory / CATALOG_NAME, query)
 
 
 class CatalogWriter:
@@ -312,6 +324,36 @@ class CatalogChanges:
             self._retire("experts", ExpertRun, group_id)
             self._retire("keys", KeyRun, group_id)
         return True
+
+    def keep_keys(self, group_id: int, first_row: int, count: int) -> None:
+        """Leaves a live group with those of its keys that are in `count` rows from `first_row` on."""
+        self._flush()
+        with self._translated():
+            self._retire("keys", KeyRun, group_id)
+            self._connection.execute("DELETE FROM keys WHERE row = ? AND retired = ?", (first_row, self.commit))
+        self.add_keys(first_row, group_id, 1, count)
+
+    def drop_memory(self, group: GroupRun) -> None:
+        """Leaves a live group, given as a run of one, without its memory."""
+        self._flush()
+        with self._translated():
+            self._retire("groups", GroupRun, group.id)
+            self._connection.execute("DELETE FROM groups WHERE id = ? AND retired = ?", (group.id, self.commit))
+        self._add_run("groups", group._replace(memory=0))
+
+    def replace_shard(self, before: ShardRow, after: ShardRow | None) -> None:
+        """Says what is in the place of a live shard; None: nothing."""
+        where = (ARRAYS.index(before.array), before.number)
+        self._digest -= rows_digest("shards", [[where[0]], *([value] for value in astuple(before)[1:])])
+        with self._translated():
+            if after is None:
+                changed = "retired = ?", (self.commit,)
+            else:
+                self._digest += rows_digest("shards", [[where[0]], *([value] for value in astuple(after)[1:])])
+                changed = "rows = ?, bytes = ?, index_crc = ?, content_crc = ?", astuple(after)[2:]
+            self._connection.execute(
+                f"UPDATE shards SET {changed[0]} WHERE array = ? AND number = ?", (*changed[1], *where)
+            )
 
     def _retire(self, table: str, kind: type[Run], group_id: int) -> bool:
         """Cuts a group out of its live run; False when it is in none."""
@@ -567,12 +609,20 @@ def _load_memories(ids: list[int], connection: sqlite3.Connection) -> list[Memor
     memories = []
     for memory_id in ids:
         row = found.get(memory_id)
-        if row is None or _memory_crc(row[:-1]) != row[-1]:
+        memory = None if row is None else memory_of(row)
+        if memory is None:
             problem = "is missing" if row is None else "does not match its checksum"
             raise DamagedStoreError(CATALOG_NAME, None, None, f"memory {memory_id} {problem}")
-        _, name, question, paraphrases, answer, status, nll, tuned_at, _ = row
-        memories.append(Memory(question, answer, tuple(json.loads(paraphrases)), name, status, nll, tuned_at))
+        memories.append(memory)
     return memories
+
+
+def memory_of(row: Sequence[Any]) -> Memory | None:
+    """The memory in a row of `memories`; None where it does not match its checksum."""
+    if _memory_crc(row[:-1]) != row[-1]:
+        return None
+    _, name, question, paraphrases, answer, status, nll, tuned_at, _ = row
+    return Memory(question, answer, tuple(json.loads(paraphrases)), name, status, nll, tuned_at)
 
 
 def _memory_crc(fields: Sequence[object]) -> int:

@@ -10,6 +10,7 @@ It is written once, front to back, and never changed afterwards.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,14 @@ _WRITEBACK_BYTES = 4 << 20  # so much at a time; else the disk would idle until 
 
 def index_bytes(rows_per_shard: int) -> int:
     return _ENTRY_BYTES * rows_per_shard + _CRC_BYTES
+
+
+def index_of(slots: Sequence[int], rows_per_shard: int, row_bytes: int) -> bytes:
+    """The entries of a shard whose rows lie back to back. slots: of each row, in the order of the file."""
+    entries = np.full((rows_per_shard, 2), _MISSING, dtype="<u8")
+    entries[slots, 0] = np.arange(len(slots)) * row_bytes
+    entries[slots, 1] = row_bytes
+    return entries.tobytes()
 
 
 @dataclass(frozen=True)
@@ -154,10 +163,7 @@ class ArrayWriter:
             growing.sent = written
 
     def _finish_shard(self, growing: _Growing) -> None:
-        entries = np.full((self._rows_per_shard, 2), _MISSING, dtype="<u8")
-        entries[: growing.rows, 0] = np.arange(growing.rows) * self._row_bytes
-        entries[: growing.rows, 1] = self._row_bytes
-        index = entries.tobytes()
+        index = index_of(range(growing.rows), self._rows_per_shard, self._row_bytes)
         index_crc = crc32c(index)
         with writing(growing.path):
             self._files.write(growing.fd, index + index_crc.to_bytes(_CRC_BYTES, "little"))

@@ -82,7 +82,7 @@ def shard_damage(
             state, newest = newest, None
             left = [row for row in state.shards if row not in seen]
             seen.update(left)
-            contents = _Contents(state)
+            contents = Contents(state)
             index = index_bytes(state.layout.rows_per_shard)
             progress.expect(sum(index + (contents.bytes(row) if deep else 0) for row in left))
             for row in left:
@@ -117,16 +117,16 @@ def _commit_without(directory: Path, state: CatalogState, row: ShardRow) -> Cata
     return None if newest.commit == state.commit or row in newest.shards else newest
 
 
-class _Contents:
-    """Which live rows each shard holds."""
+class Contents:
+    """Which live rows each shard holds. all_experts: of all shards, rows ascending."""
 
     def __init__(self, state: CatalogState) -> None:
         self._layout = state.layout
-        self._experts = LiveExperts(*expert_columns(state.experts))
+        self.all_experts = LiveExperts(*expert_columns(state.experts))
         self._keys = key_columns(state.keys)[0]
 
     def experts(self, row: ShardRow) -> LiveExperts:
-        return self._experts.taken(self._within(row, self._experts.rows))
+        return self.all_experts.taken(self._within(row, self.all_experts.rows))
 
     def keys(self, row: ShardRow) -> NDArray[np.int64]:
         return self._keys[self._within(row, self._keys)]
