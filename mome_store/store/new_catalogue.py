@@ -15,7 +15,7 @@ from mome_store.store.rebuild import Rebuilt, rebuild, shard_numbers_on_disk
 from mome_store.store.repair_plan import Loss, Plan, Written, facts_text
 from mome_store.store.runs import ExpertRun, GroupRun, KeyRun, expert_columns, group_columns
 from mome_store.store.survey import readable_memories
-from mome_store.store.surviving import surviving_layout
+from mome_store.store.surviving import bad_metadata, surviving_layout
 from mome_store.store.zarr_metadata import ArrayName, shard_path
 
 _BELIEVABLE = 1 << 56  # of numbers that nothing confirms: commits have times in microseconds
@@ -79,6 +79,8 @@ def rebuilding(directory: Path, wanted: tuple[int, int] | None) -> Plan:
         plan.lost.append(Loss(_file(directory, "keys", number), None, None, None, what))
     plan.lost.append(Loss(CATALOG_NAME, None, None, None, "keys, memories and named values of all groups"))
     plan.unused = [_file(directory, "experts", n) for n in found.unused] + [_file(directory, "keys", n) for n in keys]
+    last = max((run.row + run.groups * run.per_group for run in found.experts), default=0)
+    plan.rewritten = bad_metadata(directory, layout, {"experts": last, "keys": 0})
     if memories:
         plan.texts["memories.jsonl"] = facts_text((None, memory) for _, memory in sorted(memories.items()))
 

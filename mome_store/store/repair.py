@@ -151,7 +151,7 @@ class _Repair:
 
     def _survey(self, state: CatalogState) -> Plan:
         plan = survey(self._directory, state, self._on_progress)
-        plan.rewritten += bad_metadata(self._directory, state)
+        plan.rewritten += bad_metadata(self._directory, state.layout, rows_needed(state))
         return plan
 
     def _file(self, array: ArrayName, number: int) -> str:
@@ -183,6 +183,7 @@ class _Repair:
             "before": None if state is None else [state.commit.id, state.digest],
             "new_shards": [[new.array, new.number] for new in plan.new_shards],
             "unused": plan.unused,
+            "rewritten": plan.rewritten,
         }
         aside.write_journal(journal)
         if commit is not None and plan.edit is not None:
@@ -248,8 +249,9 @@ class _Repair:
                 self._files.remove_directory((self._directory / file).parent)
         state = confirmed_state(self._directory)[0]
         if state is not None:  # else the store has been damaged since, and is examined anew
-            for file in bad_metadata(self._directory, state):
-                self._rewrite_metadata(aside, state, file)
+            for file in bad_metadata(self._directory, state.layout, rows_needed(state)):
+                if file in journal["rewritten"]:
+                    self._rewrite_metadata(aside, state, file)
         aside.finish()
 
     def _rewrite_metadata(self, aside: Aside, state: CatalogState, file: str) -> None:

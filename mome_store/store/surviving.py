@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -82,15 +83,15 @@ def _fits(directory: Path, layout: StoreLayout) -> bool:
     return not numbers
 
 
-def bad_metadata(directory: Path, state: CatalogState) -> list[str]:
-    """The `zarr.json` files that are not as the catalogue says."""
+def bad_metadata(directory: Path, layout: StoreLayout, rows: Mapping[ArrayName, int]) -> list[str]:
+    """The `zarr.json` files that are not as the layout says, or describe fewer rows."""
     bad = []
-    attributes = state.layout.attributes()
+    attributes = layout.attributes()
     try:
         attributes = read_attributes(directory)
     except (StoreNotFoundError, FormatVersionError, DamagedStoreError, ReadError):
         bad.append(ZARR_JSON)
-    return bad + [file for file, _ in metadata_problems(directory, attributes, state.layout, rows_needed(state))]
+    return bad + [file for file, _ in metadata_problems(directory, attributes, layout, rows)]
 
 
 def rows_needed(state: CatalogState) -> dict[ArrayName, int]:
