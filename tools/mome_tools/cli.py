@@ -9,7 +9,18 @@ import sys
 import typer
 
 from mome_store.errors import MomeError
-from mome_tools.commands import ask, bench, compaction, evaluate, memorize, replay, stores, strangers, train_router
+from mome_tools.commands import (
+    ask,
+    bench,
+    compaction,
+    evaluate,
+    memorize,
+    repair,
+    replay,
+    stores,
+    strangers,
+    train_router,
+)
 from mome_tools.output import note, show_warnings_as_notes
 
 app = typer.Typer(
@@ -25,6 +36,7 @@ app.command()(strangers.evaluate)
 app.command()(stores.forget)
 app.command()(stores.inspect)
 app.command()(stores.verify)
+app.command()(repair.repair)
 app.command()(compaction.compact)
 app.command()(compaction.gc)
 app.command()(replay.replay)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -65,6 +65,12 @@ def progress_bar() -> Iterator[Progress]:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield progress
+
+
+def show_bytes(progress: Progress, what: str) -> Callable[[int, int], None]:
+    """A line of the bar, for a function to be told of bytes done and of how many there are."""
+    task = progress.add_task(what, total=None, note="")
+    return lambda done, total: progress.update(task, completed=done >> 20, total=total >> 20)
 
 
 def bytes_text(count: float) -> str:

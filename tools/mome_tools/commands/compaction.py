@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mome_tools.commands.stores import StoreArgument
-from mome_tools.output import JsonOption, bytes_text, note, print_fields, print_json, progress_bar
+from mome_tools.output import JsonOption, bytes_text, note, print_fields, print_json, progress_bar, show_bytes
 
 
 def compact(
@@ -36,13 +36,8 @@ def compact(
     usage = None if trace is None else Trace.load(trace)
     rate = None if max_rate is None else float(parse_bytes(max_rate))
     with ExpertStore.open(store, mode="r+") as opened, progress_bar() as progress:
-        task = progress.add_task("MiB moved", total=None, note="")
-
-        def show(moved: int, total: int) -> None:
-            progress.update(task, completed=moved >> 20, total=total >> 20)
-
         try:
-            report = opened.compact(usage, max_rate=rate, on_progress=show)
+            report = opened.compact(usage, max_rate=rate, on_progress=show_bytes(progress, "MiB moved"))
         except KeyboardInterrupt:
             note("stopped; what was committed by now stays, and the next run goes on from there")
             raise

@@ -10,7 +10,7 @@ import typer
 
 from mome_store.errors import MomeError
 from mome_tools.inspect_report import print_statistics, write_page
-from mome_tools.output import JsonOption, print_json, print_text
+from mome_tools.output import JsonOption, print_json, print_text, progress_bar, show_bytes
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The store.")]
 StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", help="The store.")]
@@ -64,7 +64,8 @@ def verify(
     """Whether a store is as it was committed. Exit code 1 when it is not."""
     from mome_store.store import verify as verify_store
 
-    report = verify_store(store, deep=deep)
+    with progress_bar() as progress:
+        report = verify_store(store, deep=deep, on_progress=show_bytes(progress, "MiB checked"))
     if json:
         print_json({"ok": report.ok, "damage": [asdict(damage) for damage in report.damage]})
     elif report.ok:
