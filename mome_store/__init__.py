@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mome_store.errors import (
+        AdapterError,
         BaseModelMismatchError,
         CapacityError,
         ClosedError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mome_store.tuning import MemoryTuner
 
 __all__ = [
+    "AdapterError",
     "BaseModelMismatchError",
     "CapacityError",
     "ClosedError",

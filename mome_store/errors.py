@@ -130,6 +130,18 @@ class FactError(MomeError, ValueError):
         super().__init__(f"line {line}: {reason}" if line is not None else reason)
 
 
+class AdapterError(MomeError, ValueError):
+    """A PEFT adapter that a store can't take up as it is, or a group that no adapter can stand for.
+
+    Attributes: `path` (the adapter's folder) and `reason`, which says the way out where there is one.
+    """
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        self.path = Path(path)
+        self.reason = reason
+        super().__init__(f"{path}: {reason}")
+
+
 class TraceError(MomeError, ValueError):
     """A trace that can't be read or added to. Attributes: `path`, `line` (1-based, or None) and `reason`."""
 

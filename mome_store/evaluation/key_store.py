@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,8 +84,7 @@ class KeyStore:
 
 def keys_of(router: Router, wordings: Sequence[str]) -> NDArray[np.float32]:
     """float32 [n, key_dim]: the keys under which the memory tuner would store these wordings."""
-    keys: Any = router.encoder.encode(wordings) @ router.w_q.T
-    return np.asarray(keys, np.float32)
+    return router.keys(wordings)
 
 
 def uses_of(route: Route, fact_of: Mapping[int, str]) -> list[Use]:

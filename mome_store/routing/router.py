@@ -197,11 +197,13 @@ class Router:
         names = (Names(reading.words).words(wording) for wording, reading in readings)
         return any(name and name <= words for name in names)
 
+    def keys(self, wordings: Sequence[str]) -> NDArray[np.float32]:
+        """float32 [n, key_dim]: the keys under which groups with these wordings are stored, and looked up again."""
+        return self._projected(self.encoder.encode(wordings), wordings)
+
     def score(self, queries: Sequence[str]) -> list[tuple[Candidate, ...]]:
         """For each query the groups among its nearest keys, best first: at least two where the store has two."""
-        if not queries:
-            return []
-        return self._nearest(self._projected(self.encoder.encode(queries), queries), self.top_k)
+        return self._nearest(self.keys(queries), self.top_k) if queries else []
 
     def _decided_by_lead(self, candidates: Sequence[Candidate]) -> Decision:
         """Of an encoder alone: the best group, which must be near and clearly ahead."""

@@ -20,7 +20,8 @@ NEIGHBOURS = 2
 def find_thieves(router: Router, snapshot: Snapshot, new_groups: Sequence[int]) -> dict[int, str]:
     """The new groups at fault, with the reason. `router` routes by `snapshot`, which holds them already.
 
-    A wording that goes to a group with the same answer is nobody's loss.
+    A wording that goes to a group with the same answer is nobody's loss. An answer that is not known ("", as of an
+    imported adapter) is not the same as any.
     """
     new = set(new_groups)
     memories: dict[int, Memory] = {}
@@ -47,7 +48,7 @@ def find_thieves(router: Router, snapshot: Snapshot, new_groups: Sequence[int]) 
             continue
         winner = winners[0]
         answer = memories[winner].answer if winner in memories else _answer_of(snapshot, winner)
-        if answer == memories[owner].answer:
+        if answer and answer == memories[owner].answer:
             continue
         if owner in new:
             thieves.setdefault(owner, f"the store answers {text!r} with {answer!r} (group {winner})")

@@ -85,7 +85,7 @@ class Transaction:
     def add_group(
         self,
         experts: Sequence[Weights],
-        keys: NDArray[np.float32],
+        keys: NDArray[np.float32] | None,
         memory: Memory | None = None,
         mode: str = "owned",
         activation: str = "answer",
@@ -93,7 +93,8 @@ class Transaction:
         """Adds a group and returns its id.
 
         experts: at least one {module: (A [r, d_in], B [d_out, r])}; exactly one in mode "pool".
-        keys: finite float32 [n, key_dim]; n >= 1 in mode "owned".
+        keys: finite float32 [n, key_dim]; n >= 1 in mode "owned". None: the group is to have none on purpose. No
+            question leads to it then, only a route that names its experts.
         Raises SchemaError where something does not fit the store.
         """
         records, key_bytes = self._prepare(experts, keys, memory, mode, activation)
@@ -145,7 +146,7 @@ class Transaction:
         self,
         group_id: int,
         experts: Sequence[Weights],
-        keys: NDArray[np.float32],
+        keys: NDArray[np.float32] | None,
         memory: Memory | None = None,
         mode: str = "owned",
         activation: str = "answer",
@@ -261,7 +262,12 @@ class Transaction:
         self._changed = True
 
     def _prepare(
-        self, experts: Sequence[Weights], keys: NDArray[np.float32], memory: Memory | None, mode: str, activation: str
+        self,
+        experts: Sequence[Weights],
+        keys: NDArray[np.float32] | None,
+        memory: Memory | None,
+        mode: str,
+        activation: str,
     ) -> tuple[list[bytes], NDArray[np.uint8]]:
         """Checks a group and gives its experts' records and its keys' bytes. Changes nothing."""
         self._check_open()
@@ -270,8 +276,11 @@ class Transaction:
             raise SchemaError("experts must be a list of at least one {module: (A, B)}")
         if mode == "pool" and len(experts) != 1:
             raise SchemaError(f"a group of a pool has exactly one expert, found {len(experts)}")
-        keys = np.asarray(keys)
-        self._check_keys(keys[None], keys.shape, "[n, {0}]", mode)
+        if keys is None:
+            keys = np.empty((0, self._layout.key_dim), np.float32)
+        else:
+            keys = np.asarray(keys)
+            self._check_keys(keys[None], keys.shape, "[n, {0}]", mode)
         schema = self._layout.schema
         records = [
             encode_record(schema, weights, self._next_expert + i, self._next_group, self.commit)

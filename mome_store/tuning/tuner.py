@@ -274,8 +274,7 @@ class _Run:
         """Writes the finished facts in one transaction."""
         rank = self._store.schema.rank
         facts = [copy.constants.wordings.fact for copy, _ in self._finished]
-        keys = self._memory.router.encoder.encode([wording for fact in facts for wording in fact.wordings])
-        keys = keys @ self._memory.router.w_q.T
+        keys = self._memory.router.keys([wording for fact in facts for wording in fact.wordings])
         group_ids = []
         row = 0
         with self._store.transaction() as txn:

@@ -14,6 +14,7 @@ from mome_tools.commands import (
     bench,
     compaction,
     evaluate,
+    exchange,
     memorize,
     repair,
     replay,
@@ -39,6 +40,9 @@ app.command()(stores.verify)
 app.command()(repair.repair)
 app.command()(compaction.compact)
 app.command()(compaction.gc)
+app.command()(exchange.export)
+app.command("import")(exchange.import_)
+app.command()(exchange.dump)
 app.command()(replay.replay)
 app.command()(train_router.train_router)
 app.add_typer(bench.app, name="bench")
