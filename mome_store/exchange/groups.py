@@ -6,12 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mome_store.errors import AdapterError, BaseModelMismatchError, FactError, SchemaError
 from mome_store.exchange.adapter_folder import AdapterFolder, read_adapter, write_adapter
 from mome_store.exchange.peft_adapter import adapter_of, experts_of
 from mome_store.store import ExpertStore, Memory, Snapshot
+from mome_store.store.record import Weights
+
+if TYPE_CHECKING:
+    from mome_store.routing import QueryEncoder
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ def import_group(
     wordings: Sequence[str] = (),
     answer: str | None = None,
     *,
+    encoder: QueryEncoder | None = None,
     activation: str | None = None,
     nearest: bool = False,
     split: bool = False,
@@ -82,6 +87,7 @@ def import_group(
     wordings: the question that leads to it and other wordings of that; the store's encoder makes a key of each, as
     when a fact is memorised. None given: those that an exported group brings along, and else the group gets no key,
     so that only a route which names its experts uses it. answer: what it says to them, if that is known.
+    encoder: None: the one that the store remembers.
     activation: "all" tokens or "answer"; None: as the exported group, and for other adapters "all", as PEFT trains.
     nearest, split: as `experts_of`. any_base: take it though it names another base model than the store.
 
@@ -101,7 +107,7 @@ def import_group(
             with store.transaction() as txn:
                 group_id = txn.add_group(converted.experts, None, activation=acts)
         else:
-            group_id = _add_found(store, snapshot, converted.experts, memory, acts)
+            group_id = _add_found(store, snapshot, converted.experts, memory, acts, encoder)
     return ImportedGroup(
         group_id=group_id,
         experts=len(converted.experts),
@@ -114,7 +120,12 @@ def import_group(
 
 
 def _add_found(
-    store: ExpertStore, snapshot: Snapshot, experts: Sequence[Mapping[str, Any]], memory: Memory, activation: str
+    store: ExpertStore,
+    snapshot: Snapshot,
+    experts: Sequence[Weights],
+    memory: Memory,
+    activation: str,
+    encoder: QueryEncoder | None,
 ) -> int:
     """Adds a group with a key for each wording, and takes it back where it gets in another group's way."""
     from mome_store.routing import Router
@@ -127,7 +138,7 @@ def _add_found(
                     None,
                     f"the store answers {wording!r} with {held.answer!r} (group {group}); forget that group first",
                 )
-    router = Router.open(snapshot)
+    router = Router.open(snapshot, encoder=encoder)
     keys = router.keys(memory.wordings)
     with store.transaction() as txn:
         group_id = txn.add_group(experts, keys, memory, activation=activation)

@@ -47,7 +47,9 @@ def test_an_imported_adapter_gives_the_logits_of_peft(
     with new_store(architecture) as store:
         imported = import_group(store, adapter)
         assert (imported.activation, imported.experts, imported.rounded) == ("all", 1, 0)
-        assert_same(store_logits(store, imported.group_id, architecture), peft_logits(adapter, architecture), architecture)
+        assert_same(
+            store_logits(store, imported.group_id, architecture), peft_logits(adapter, architecture), architecture
+        )
 
 
 def test_an_exported_group_gives_its_logits_in_peft(
