@@ -77,7 +77,7 @@ def read_adapter(path: Path) -> AdapterFolder:
     except (SafetensorError, ValueError, RecursionError) as error:
         raise AdapterError(path, f"{WEIGHTS} is damaged: {error}") from error
     tensors = {}
-    for name, tensor in found:
+    for name, tensor in sorted(found, key=lambda each: each[0]):  # they come in any order
         dtype = _DTYPES.get(tensor["dtype"])
         if dtype is None:
             raise AdapterError(path, f"{name} is of dtype {tensor['dtype']}; only {', '.join(_DTYPES)} can be imported")

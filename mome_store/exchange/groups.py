@@ -63,7 +63,11 @@ def export_group(snapshot: Snapshot, group_id: int, path: str | Path) -> Exporte
         base.get("name"),
         lambda reason: AdapterError(folder, f"group {group_id} is no adapter: {reason}"),
     )
-    notes: dict[str, Any] = {"activation": group.activation, "base_model": base.get("fingerprint")}
+    notes: dict[str, Any] = {
+        "activation": group.activation,
+        "base_model": base.get("fingerprint"),
+        "experts": len(group.expert_ids),
+    }
     if group.memory is not None:
         notes["memory"] = asdict(group.memory)
     write_adapter(folder, config, tensors, notes)
@@ -89,7 +93,8 @@ def import_group(
     so that only a route which names its experts uses it. answer: what it says to them, if that is known.
     encoder: None: the one that the store remembers.
     activation: "all" tokens or "answer"; None: as the exported group, and for other adapters "all", as PEFT trains.
-    nearest, split: as `experts_of`. any_base: take it though it names another base model than the store.
+    nearest, split: as `experts_of`; what was exported as several experts is split without asking.
+    any_base: take it though it names another base model than the store.
 
     Raises AdapterError and BaseModelMismatchError for what would not be the same in this store; FactError for a
     question that the store answers otherwise, also when only the router finds it so: the group is taken back then.
@@ -97,7 +102,8 @@ def import_group(
     adapter = read_adapter(Path(path))
     if not any_base:
         _check_base_model(adapter, store.base_model or {})
-    converted = experts_of(adapter, store.schema, nearest=nearest, split=split)
+    several = adapter.notes.get("experts", 1) != 1
+    converted = experts_of(adapter, store.schema, nearest=nearest, split=split or several)
     memory = _memory(adapter, wordings, answer, unchanged=not (converted.rounded or any_base))
     acts = activation or str(adapter.notes.get("activation", "all"))
     with store.snapshot() as snapshot:

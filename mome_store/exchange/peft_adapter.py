@@ -218,7 +218,8 @@ def _pairs(adapter: AdapterFolder, schema: ExpertSchema) -> dict[str, Pair]:
     if outside:
         raise AdapterError(adapter.path, f"the store's experts don't adapt {_some(outside)}, as the adapter does")
     pairs: dict[str, Pair] = {}
-    for module, found in halves.items():
+    for module in (name for name in schema.modules if name in halves):
+        found = halves[module]
         if len(found) < 2:
             raise AdapterError(adapter.path, f"{module} has lora_{next(iter(found))} only: the file is not complete")
         a, b = found["A"], found["B"]
@@ -284,11 +285,11 @@ def _fitted(
     unscaled = [each for each in exact if all(factor == 1 for factor in each[1].values())]
     if unscaled or exact or nearest:
         return (unscaled or exact or fitted)[0]
-    module, scale = next(iter(scales.items()))
+    module = next(m for m, factor in fitted[0][1].items() if not _is_power_of_two(factor))
     possible = ", ".join(f"{schema.alpha / rank:g}" for rank in ranks)
     raise AdapterError(
         adapter.path,
-        f"{module} has the scale {scale:g} (lora_alpha and r), an expert of this store can have {possible} "
+        f"{module} has the scale {scales[module]:g} (lora_alpha and r), an expert of this store can have {possible} "
         f"(alpha {schema.alpha:g} / rank) or these times a power of two; --round multiplies B by what is missing",
     )
 

@@ -61,7 +61,7 @@ def test_a_group_goes_out_and_comes_back_in_whole(
             first = txn.add_group(given, None, activation=activation)
         out = exported(store, first, tmp_path / "out")
         assert json.loads((out / CONFIG).read_text())["base_model_name_or_path"] == "tiny"
-        imported = import_group(store, out, split=len(ranks) > 1)
+        imported = import_group(store, out)
         assert imported.activation == activation and imported.experts == len(ranks)
         with store.snapshot() as snapshot:
             old, new = snapshot.group(first), snapshot.group(imported.group_id)
