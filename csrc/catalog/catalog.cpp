@@ -90,9 +90,9 @@ class Json {
 };
 
 // `format`: the value of that name as JSON, in one row and column; NULL when there is none.
-void check_format(const std::filesystem::path& store, const Statement& format) {
+void check_format(const std::filesystem::path& file, const Statement& format) {
     const std::string found = format.null(0) ? "(none)" : format.text(0);
-    if (found != std::to_string(kFormatVersion)) throw FormatVersionError(store.string(), found, kFormatVersion);
+    if (found != std::to_string(kFormatVersion)) throw FormatVersionError(file.string(), found, kFormatVersion);
 }
 
 // nullopt: there is no such file.
@@ -134,7 +134,7 @@ std::string read_attributes(const std::filesystem::path& store) {
         throw StoreNotFoundError(store.string() +
                                  ": holds Zarr data, but no expert store (zarr.json has no attributes.mome)");
     }
-    check_format(store, json.select("SELECT ?1 -> '$.attributes.mome.format'"));
+    check_format(store / kZarrName, json.select("SELECT ?1 -> '$.attributes.mome.format'"));
     return attributes.text(0);
 }
 
@@ -278,7 +278,7 @@ CatalogState load(const std::filesystem::path& store, std::string_view attribute
     std::ranges::sort(experts, {}, &ExpertRun::id);
 
     const Json layout(connection, document, file);
-    check_format(store, layout.select("SELECT ?1 -> '$.format'"));
+    check_format(file, layout.select("SELECT ?1 -> '$.format'"));
     if (!agree(layout, attributes)) {
         throw DamagedStoreError((store / kZarrName).string(), std::nullopt, std::nullopt,
                                 "attributes.mome differs from what the catalogue says");

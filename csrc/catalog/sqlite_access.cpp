@@ -139,6 +139,10 @@ void Connection::execute(const char* sql) const {
     }
 }
 
+void Connection::keep_wal() const {
+    sqlite3_db_config(database_.get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
+}
+
 void Connection::fail(int code) const {
     switch (code & 0xFF) {
         case SQLITE_NOMEM:
@@ -169,7 +173,10 @@ void read_catalog(const std::filesystem::path& path, const std::function<void(co
             const bool dead_wal = !before.shared && before.wal;
             const char* how = before.shared || before.wal ? "?mode=ro" : "?mode=ro&immutable=1";
             const Connection connection(path, uri_of(path) + how, dead_wal ? "unix-none" : nullptr);
-            if (dead_wal) connection.execute("PRAGMA locking_mode=EXCLUSIVE");  // the WAL's index in private memory
+            if (dead_wal) {
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE");  // the WAL's index in private memory
+                connection.keep_wal();
+            }
             connection.execute("BEGIN");
             query(connection);
             if (before.shared) return;

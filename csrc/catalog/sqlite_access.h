@@ -67,6 +67,9 @@ class Connection {
 
     Connection(std::filesystem::path path, const std::string& uri, const char* vfs);
 
+    // Keeps closing from removing a WAL without a whole commit in it, which a writer may just have taken up.
+    void keep_wal() const;
+
     // Throws what an SQLite result code means: ReadError or DamagedStoreError, of the connection's file.
     [[noreturn]] void fail(int code) const;
 

@@ -77,8 +77,8 @@ def _read(path: Path, keys: NDArray[np.float32], keys_crc: int) -> KeyIndex | No
             content = np.frombuffer(file.read(header.bytes), np.uint8)
         if len(content) != header.bytes or header != header.sealed(content):
             return None
-    except (OSError, ValueError, TypeError):  # missing, unreadable, not our header: built again, which is always right
-        return None
+    except (OSError, ValueError, TypeError, RecursionError):  # missing, unreadable, not our header
+        return None  # built again, which is always right
     try:
         searched = faiss.deserialize_index(content)
     except RuntimeError:  # written by a FAISS that this one does not understand

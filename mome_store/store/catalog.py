@@ -161,10 +161,19 @@ def load_commits(directory: Path) -> NDArray[np.int64]:
 
 
 def integrity_problems(directory: Path) -> list[str]:
-    """What SQLite itself finds wrong with the file's structure."""
+    """What SQLite itself finds wrong with the file's structure, and what it would put up with.
+
+    A column of another name, for one: not every reader would fall over it.
+    """
 
     def query(connection: sqlite3.Connection) -> list[str]:
-        return [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+        problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+        found = {" ".join(row[0].split()) for row in connection.execute("SELECT sql FROM sqlite_schema WHERE sql > ''")}
+        expected = {" ".join(statement.split()) for statement in _CREATE}
+        problems += [f"this definition is missing or changed: {sql!r}" for sql in sorted(expected - found)]
+        if (directory / CATALOG_NAME).stat().st_size % connection.execute("PRAGMA page_size").fetchone()[0]:
+            problems.append("the file ends within a page")  # SQLite takes what is missing for zeros
+        return problems
 
     return sqlite_access.read(directory / CATALOG_NAME, query)
 
@@ -570,7 +579,7 @@ def _load_state(directory: Path, known: CatalogState | None, connection: sqlite3
         _check_room(rows)
         layout = json.loads(dict(meta)[STORE_META])
         if layout["format"] != FORMAT_VERSION:
-            raise FormatVersionError(directory, layout["format"], FORMAT_VERSION)
+            raise FormatVersionError(directory / CATALOG_NAME, layout["format"], FORMAT_VERSION)
         return CatalogState(
             commit=newest,
             digest=digest,

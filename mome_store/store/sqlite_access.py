@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -126,6 +127,10 @@ def _read_once(path: Path, state: _State, query: Callable[[sqlite3.Connection], 
         connection = sqlite3.connect(f"{_uri(path)}?{parameters}", uri=True, isolation_level=None, timeout=BUSY_SECONDS)
         with closing(connection):
             if "unix-none" in parameters:
+                # Closing would remove a WAL without a whole commit in it, also if a writer has just come. Before
+                # Python 3.12 there is no saying no.
+                if sys.version_info >= (3, 12):
+                    connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE)
                 connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # keeps the WAL's index in private memory
             connection.execute("BEGIN")
             return query(connection)

@@ -116,7 +116,7 @@ def read_attributes(directory: Path) -> dict[str, Any]:
         raise StoreNotFoundError(f"{directory}: no expert store is there ({_what_is_there(directory)})") from None
     except OSError as error:
         raise ReadError(path, 0, error.errno or 0) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: nested without end
         raise DamagedStoreError(ZARR_JSON, None, None, f"not JSON: {error}") from error
     told = _member(document, "attributes")
     attributes = _member(told, "mome")
@@ -125,7 +125,12 @@ def read_attributes(directory: Path) -> dict[str, Any]:
             f"{directory}: holds Zarr data, but no expert store (zarr.json has no attributes.mome)"
         )
     if attributes.get("format") != FORMAT_VERSION:
-        raise FormatVersionError(directory, attributes.get("format"), FORMAT_VERSION)
+        raise FormatVersionError(path, attributes.get("format"), FORMAT_VERSION)
+    for name, expected in (("zarr_format", 3), ("node_type", "group")):
+        if _member(document, name) != expected:
+            raise DamagedStoreError(
+                ZARR_JSON, None, None, f"{name} is {_member(document, name)!r}, expected {expected!r}"
+            )
     return attributes | ({"id": told["mome_id"]} if "mome_id" in told else {})
 
 
@@ -156,7 +161,7 @@ def _array_problem(directory: Path, layout: StoreLayout, array: ArrayName, rows:
         found = json.loads((directory / array / ZARR_JSON).read_bytes())
     except OSError as error:
         return f"can't be read: {error.strerror}"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
     expected = json.loads(array_metadata(layout, array, rows))
     shape = _member(found, "shape")

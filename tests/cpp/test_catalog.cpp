@@ -2,6 +2,8 @@
 // store is in tests/embedding, since only Python writes stores.
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -110,6 +112,15 @@ TEST("a value of another type and a statement that fails are damage") {
                  error.file == database.path());
     CHECK_THROWS(DamagedStoreError, read_catalog(database.path(), first("SELECT value FROM nothing")));
     CHECK_THROWS(DamagedStoreError, read_catalog(folder.path() / "none", first("SELECT 1")));
+}
+
+TEST("a WAL of a dead writer is left where it is, though nothing in it is whole") {
+    const TemporaryFolder folder;
+    const Database database(folder);
+    const std::string wal = database.path() + "-wal";
+    std::ofstream(wal) << "the head of a WAL was meant to be here";
+    read_catalog(database.path(), [&](const Connection& connection) { CHECK(count(connection) == 0); });
+    CHECK(std::filesystem::exists(wal));
 }
 
 TEST("runs that fit each other pass, in any order and up to the last number that there is") {

@@ -82,6 +82,18 @@ def test_a_header_that_names_another_size_never_reaches_faiss(
         assert np.array_equal(vectors_of(load_or_build_index(tmp_path, 5, keys)), keys)
 
 
+@pytest.mark.parametrize("content", [b"[" * 4096, b'{"a":' * 800 + b"\n", b"1" * 4096, b"\n", b"null\n", b"{}\n"])
+def test_a_file_that_begins_with_anything_else_is_replaced(
+    tmp_path: Path, keys: NDArray[np.float32], content: bytes
+) -> None:
+    load_or_build_index(tmp_path, 5, keys)
+    file = tmp_path / "index" / "5.faiss"
+    good = file.read_bytes()
+    file.write_bytes(content)
+    assert np.array_equal(vectors_of(load_or_build_index(tmp_path, 5, keys)), keys)
+    assert file.read_bytes() == good
+
+
 def test_a_read_only_directory_just_means_no_cache(tmp_path: Path, keys: NDArray[np.float32]) -> None:
     (tmp_path / "index").write_text("in the way: also root can't make a folder here")
     assert np.array_equal(vectors_of(load_or_build_index(tmp_path, 5, keys)), keys)

@@ -19,6 +19,8 @@ from mome_store.errors import DamagedStoreError, FormatVersionError, MomeError, 
 from mome_store.store import ExpertStore, Memory, expert_store, verify
 
 FLIPS_PER_FILE = 50
+CUTS_PER_FILE = 12
+FILES = ["zarr.json", "experts/zarr.json", "keys/zarr.json", "catalog.sqlite", "experts/c/1/0", "keys/c/3/0", "LOCK"]
 
 
 def flip(file: Path, bit: int) -> None:
@@ -44,10 +46,7 @@ def read_everything(path: Path) -> list[Any]:
         ]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["zarr.json", "experts/zarr.json", "keys/zarr.json", "catalog.sqlite", "experts/c/1/0", "keys/c/3/0", "LOCK"],
-)
+@pytest.mark.parametrize("name", FILES)
 def test_a_flipped_bit_never_passes_for_data(filled: Path, name: str) -> None:
     expected = read_everything(filled)
     original = (filled / name).read_bytes()
@@ -64,6 +63,22 @@ def test_a_flipped_bit_never_passes_for_data(filled: Path, name: str) -> None:
         (filled / name).write_bytes(original)
     assert seen or name == "LOCK"
     assert read_everything(filled) == expected
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_cut_never_passes_for_data(filled: Path, name: str) -> None:
+    expected = read_everything(filled)
+    size = (filled / name).stat().st_size
+    for left in np.linspace(0, size - 2, CUTS_PER_FILE, dtype=int).tolist():
+        original = (filled / name).read_bytes()
+        os.truncate(filled / name, left)
+        if name == "LOCK":
+            assert read_everything(filled) == expected
+        else:
+            with pytest.raises(DamagedStoreError) as raised:
+                read_everything(filled)
+            assert raised.value.file == name and not verify(filled).ok
+        (filled / name).write_bytes(original)
 
 
 CELLS = {
@@ -118,6 +133,60 @@ def test_damage_to_the_tables_definitions_is_damage_even_where_sqlites_message_i
             read_everything(filled)
         assert not verify(filled).ok
         file.write_bytes(original)
+
+
+def test_a_table_that_is_defined_otherwise_is_damage_though_its_rows_are_read_all_the_same(filled: Path) -> None:
+    file = filled / "catalog.sqlite"
+    original = file.read_bytes()
+    expected = read_everything(filled)
+    for word in (b"time_us", b"next_group", b"next_keys_shard"):
+        flip(file, 8 * original.index(word))
+        assert read_everything(filled) == expected
+        [damage] = verify(filled).damage
+        assert damage.file == "catalog.sqlite" and "definition" in damage.problem
+        file.write_bytes(original)
+
+
+def test_a_catalogue_that_ends_within_a_page_is_damage_though_sqlite_takes_what_is_missing_for_zeros(
+    filled: Path,
+) -> None:
+    truncate(filled / "catalog.sqlite")
+    assert "the file ends within a page" in [damage.problem for damage in verify(filled).damage]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("zarr.json", b'"zarr_format": 3', b'"zarr_format": 2'),
+        ("zarr.json", b'"node_type": "group"', b'"node_type": "grouq"'),
+        ("zarr.json", b'"node_type"', b'"nodf_type"'),
+    ],
+)
+def test_a_root_that_zarr_would_not_open_is_damage(filled: Path, name: str, old: bytes, new: bytes) -> None:
+    content = (filled / name).read_bytes()
+    assert old in content
+    (filled / name).write_bytes(content.replace(old, new))
+    with pytest.raises(DamagedStoreError) as raised:
+        ExpertStore.open(filled)
+    assert raised.value.file == name
+    assert [damage.file for damage in verify(filled).damage] == [name]
+
+
+def test_an_unknown_format_is_told_of_with_the_file_that_says_so(filled: Path) -> None:
+    file = filled / "zarr.json"
+    file.write_bytes(file.read_bytes().replace(b'"format": 1', b'"format": 5'))
+    with pytest.raises(FormatVersionError, match=r"zarr\.json: store format 5"):
+        ExpertStore.open(filled)
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "experts/zarr.json", "keys/zarr.json"])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"1" * 100_000, b"\xff\xfe" * 9, b""])
+def test_metadata_that_no_parser_likes_is_damage(filled: Path, name: str, content: bytes) -> None:
+    (filled / name).write_bytes(content)
+    with pytest.raises(DamagedStoreError) as raised:
+        ExpertStore.open(filled)
+    assert raised.value.file == name
+    assert [damage.file for damage in verify(filled).damage] == [name]
 
 
 def truncate(file: Path) -> None:

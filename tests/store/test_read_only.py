@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -194,3 +195,13 @@ def test_a_foreign_connection_that_holds_the_catalogue_is_reported(filled: Path,
         with store.transaction() as txn:
             oracle.add(txn)
     oracle.check_path(filled)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="SQLite can't be asked to before Python 3.12")
+def test_a_dead_wal_is_left_where_it_is_though_nothing_in_it_is_whole(place: Path, oracle: Any) -> None:
+    path = place / "s"
+    fill(path, oracle, close=True)
+    (path / "catalog.sqlite-wal").write_bytes(b"the head of a WAL was meant to be here")
+    before = state_of(path)
+    read_all(path, oracle)
+    assert state_of(path) == before
