@@ -9,7 +9,7 @@ NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 CPP_FILES = $(shell find csrc tests/cpp examples -name '*.cpp' -o -name '*.h')
 
-.PHONY: setup demo test test-all test-cpp lint format bench sanitize clean
+.PHONY: setup demo test test-all test-cpp lint format bench sanitize fuzz clean
 .DEFAULT_GOAL := setup
 
 setup: .venv/.installed
@@ -63,6 +63,14 @@ sanitize: setup
 	    $(BIN)/cmake --build build/$$kind -j $(JOBS) && \
 	    $(BIN)/ctest --test-dir build/$$kind --output-on-failure -j $(JOBS) || exit 1; \
 	done
+
+# Fuzzes what parses untrusted bytes, each for FUZZ_SECONDS; wants clang++, which nothing else does.
+FUZZ_SECONDS ?= 60
+fuzz: setup
+	@command -v clang++ > /dev/null || { echo "make fuzz needs clang++ (Debian: clang)"; exit 1; }
+	$(CMAKE) -S . -B build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DMOME_FUZZ=ON -DMOME_BUILD_TESTS=OFF
+	$(BIN)/cmake --build build/fuzz --target fuzzers -j $(JOBS)
+	$(BIN)/python -m tests.fuzz.run build/fuzz $(FUZZ_SECONDS)
 
 clean:
 	rm -rf .venv build dist *.egg-info mome_store/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

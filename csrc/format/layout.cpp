@@ -5,6 +5,11 @@
 #include "format/errors.h"
 
 namespace mome {
+namespace {
+
+constexpr int64_t kMostBytes = int64_t{1} << 48;  // of a record: far more than anybody has, and sums of it stay exact
+
+}  // namespace
 
 RecordLayout RecordLayout::make(std::span<const ModuleShape> modules, int64_t rank, DType dtype) {
     if (modules.empty()) throw SchemaError("a record needs at least one module");
@@ -15,8 +20,13 @@ RecordLayout RecordLayout::make(std::span<const ModuleShape> modules, int64_t ra
         if (d < 8 || d % 8 != 0) {
             throw SchemaError("d_in and d_out must be positive multiples of 8, not " + std::to_string(d));
         }
+        if (d > kMostBytes / bytes_of(dtype)) throw SchemaError("a module is too wide: " + std::to_string(d));
         const int64_t offset = static_cast<int64_t>(round_up(static_cast<size_t>(end), kSectionAlignment));
-        end = offset + rank * d * bytes_of(dtype);
+        int64_t bytes = 0;
+        if (__builtin_mul_overflow(rank, d * bytes_of(dtype), &bytes) || bytes > kMostBytes - offset) {
+            throw SchemaError("a record of rank " + std::to_string(rank) + " is too large");
+        }
+        end = offset + bytes;
         return offset;
     };
     for (const ModuleShape& shape : modules) {

@@ -44,7 +44,11 @@ ExpertRuns::ExpertRuns(std::vector<ExpertRun> runs, int64_t most) : runs_(std::m
         }
         if (run.id < next_id) throw SchemaError("expert ids must be strictly ascending");
         if (run.row < 0) throw SchemaError("expert rows must not be negative");
-        if (__builtin_add_overflow(run.id, experts, &next_id)) throw SchemaError("expert ids must fit 63 bits");
+        int64_t ignored = 0;
+        if (__builtin_add_overflow(run.id, experts, &next_id) || __builtin_add_overflow(run.row, experts, &ignored) ||
+            __builtin_add_overflow(run.group_id, run.groups, &ignored)) {
+            throw SchemaError("expert ids, rows and groups must fit 63 bits");
+        }
         start_.push_back(count_);
         count_ += experts;
     }

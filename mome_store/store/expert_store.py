@@ -267,6 +267,7 @@ class _Writer:
         self._dead: int | None = None  # experts retired and not compacted away; None: not counted
         self._catalog = CatalogWriter(directory)
         try:
+            self._catalog.check_indexes()
             self._recover()
         except BaseException:
             self._catalog.close()

@@ -83,6 +83,13 @@ TEST("a layout of impossible shapes is refused") {
     CHECK_THROWS(SchemaError, RecordLayout::make(odd, 1, DType::float16));
     CHECK_THROWS(SchemaError, RecordLayout::make(good, 0, DType::float16));
     CHECK_THROWS(SchemaError, RecordLayout::make({}, 1, DType::float16));
+
+    const int64_t most = std::numeric_limits<int64_t>::max();
+    const std::vector<ModuleShape> widest{{.d_in = most - 7, .d_out = 8}};
+    const std::vector<ModuleShape> wide(5, {.d_in = int64_t{1} << 45, .d_out = 8});
+    CHECK_THROWS(SchemaError, RecordLayout::make(widest, 1, DType::float32));
+    CHECK_THROWS(SchemaError, RecordLayout::make(good, most, DType::float16));
+    CHECK_THROWS(SchemaError, RecordLayout::make(wide, 1, DType::float32));  // each would do, all together not
 }
 
 TEST("a good record tells its rank") {

@@ -147,7 +147,10 @@ TEST("runs that can't be are refused before anything is counted out") {
         refused({run});
     }
     refused({good, {.row = 6, .id = 15, .group_id = 4, .groups = 1, .per_group = 1}});  // expert 15 is in both
-    refused({{.row = 0, .id = std::numeric_limits<int64_t>::max() - 1, .group_id = 1, .groups = 2, .per_group = 1}});
+    const int64_t most = std::numeric_limits<int64_t>::max();
+    refused({{.row = 0, .id = most - 1, .group_id = 1, .groups = 2, .per_group = 1}});
+    refused({{.row = most - 1, .id = 1, .group_id = 1, .groups = 2, .per_group = 1}});
+    refused({{.row = 0, .id = 1, .group_id = most - 1, .groups = 2, .per_group = 1}});
 }
 
 TEST("a later snapshot takes mapped shards over with what is known of their records") {

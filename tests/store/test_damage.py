@@ -376,3 +376,35 @@ def test_a_copied_store_is_as_good_as_the_first(filled: Path, tmp_path: Path, or
     shutil.copytree(filled, tmp_path / "copy")
     oracle.check_path(tmp_path / "copy")
     assert verify(tmp_path / "copy", deep=True).ok
+
+
+@pytest.mark.parametrize("table", ["experts", "keys"])
+def test_a_writer_never_goes_by_a_damaged_index_which_no_reader_looks_at(filled: Path, oracle: Any, table: str) -> None:
+    """Every bit of the index's page that is in use: the group that is removed is the one that was meant."""
+    file = filled / "catalog.sqlite"
+    with sqlite3.connect(file) as connection:
+        query = "SELECT rootpage, (SELECT * FROM pragma_page_size) FROM sqlite_schema WHERE name = ?"
+        page, size = connection.execute(query, (f"{table}_by_group",)).fetchone()
+    connection.close()
+    original = {name: name.read_bytes() for name in filled.rglob("*") if name.is_file()}
+    content = original[file][(page - 1) * size :][:size]
+    used = [*range(8 + 2 * int.from_bytes(content[3:5], "big")), *range(int.from_bytes(content[5:7], "big"), size)]
+    group_id = sorted(oracle.groups)[1]
+    after = dict(oracle.groups)
+    del after[group_id]
+    refused = 0
+    for bit in (8 * at + i for at in used for i in range(8)):
+        flip(file, 8 * (page - 1) * size + bit)
+        oracle.groups = dict(after)
+        try:
+            with ExpertStore.open(filled, "r+") as store, store.transaction() as txn:
+                txn.remove_group(group_id)
+            oracle.check_path(filled)
+        except DamagedStoreError as error:
+            assert error.file == "catalog.sqlite"
+            refused += 1
+        for leftover in filled.glob("catalog.sqlite-*"):
+            leftover.unlink()
+        for name, whole in original.items():
+            name.write_bytes(whole)
+    assert refused > len(used)
