@@ -20,11 +20,12 @@ from mome_store.inspection.shard_map import ShardMap, shard_maps
 from mome_store.inspection.sizes import Compaction, Sizes, compactions, measure_sizes
 from mome_store.inspection.usage import Usage, usage_of
 from mome_store.store.catalog import ACTIVATIONS, MODES, CatalogState, count_retired, load_state
+from mome_store.store.damage import Damage
 from mome_store.store.expert_store import find_store
 from mome_store.store.memory import Memory
 from mome_store.store.pool import POOL_META, memories_of_meta
 from mome_store.store.statistics import StoreStatistics
-from mome_store.store.verify import Damage, VerifyReport, verify
+from mome_store.store.verify import VerifyReport, verify
 
 if TYPE_CHECKING:
     from mome_store.runtime.trace import Trace

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from mome_store.errors import DamagedStoreError, ReadError
 from mome_store.store.catalog import CatalogState, load_memories
+from mome_store.store.damage import Damage
 from mome_store.store.memory import Memory
 from mome_store.store.record import record_problem
 from mome_store.store.runs import expert_columns, group_columns, key_columns
 from mome_store.store.shard import Shard
-from mome_store.store.verify import Damage
 
 FOUND = (DamagedStoreError, ReadError)
 Int64s = NDArray[np.int64]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mome_store.inspection import SHOWN, Contents, Inspection, Sizes
-from mome_store.store.verify import Damage
+from mome_store.store.damage import Damage
 from mome_tools.inspect_page.charts import Column, Part, columns, range_bar, share_bar
 from mome_tools.inspect_page.markup import Child, Markup, element, joined, prose, table
 from mome_tools.inspect_page.wording import ago, at, count, moment, percent, quoted, shortened
