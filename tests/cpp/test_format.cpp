@@ -7,6 +7,7 @@
 #include "check.h"
 #include "format/crc32c.h"
 #include "format/errors.h"
+#include "format/key.h"
 #include "format/layout.h"
 #include "format/record.h"
 #include "format/shard_index.h"
@@ -127,6 +128,33 @@ TEST("without the checksum the trailer is still judged") {
     record[0] ^= std::byte{1};
     CHECK(check_record(record, kFormat, 5, 9, false).problem.empty());
     CHECK(!check_record(record, kFormat, 6, 9, false).problem.empty());
+}
+
+TEST("of many records those that are not what they should be are found, each with its problem") {
+    Buffer bytes;
+    for (int64_t id = 1; id <= 4; ++id) {
+        const Buffer record = make_record(kFormat, id, 9, 3);
+        bytes.insert(bytes.end(), record.begin(), record.end());
+    }
+    bytes[2 * 8192 + 77] ^= std::byte{1};
+    const std::vector<int64_t> at{0, 8192, 16384, 24576}, experts{1, 7, 3, 4}, groups{9, 9, 9, 9};
+    const auto found = check_records(bytes, kFormat, at, experts, groups);
+    CHECK(found.size() == 2);
+    CHECK(found[0].index == 1 && found[0].problem.find("expert_id") != std::string::npos);
+    CHECK(found[1].index == 2 && found[1].problem.find("checksum") != std::string::npos);
+    CHECK(check_records(bytes, kFormat, {}, {}, {}).empty());
+}
+
+TEST("a key with a number that is not finite is found wherever it is") {
+    constexpr int64_t kWidth = 37;
+    for (const uint32_t bits : {0x7F800000u, 0xFF800000u, 0x7FC00000u, 0x7F800001u, 0x7F7FFFFFu, 0u}) {
+        for (size_t place = 0; place < kWidth; place += 9) {
+            Buffer keys(3 * 4 * kWidth);
+            put(keys, 4 * kWidth + 4 * place, bits);
+            const auto found = keys_not_finite(keys, kWidth, std::vector<int64_t>{0, 4 * kWidth, 8 * kWidth});
+            CHECK(found == (bits > 0x7F7FFFFF ? std::vector<int64_t>{1} : std::vector<int64_t>{}));
+        }
+    }
 }
 
 TEST("a shard's index gives each present record's offset and no other") {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -16,8 +17,11 @@ import pytest
 
 from mome_store.errors import DamagedStoreError, SchemaError, StoreLockedError, StoreNotFoundError, WriteError
 from mome_store.store import ExpertStore, RepairReport, repair, verify
+from mome_store.store.catalog import CatalogWriter
+from mome_store.store.files import FileOperations
 from mome_store.store.repair import REPAIRED
 
+from .simulated_disk import SimulatedDisk
 from .test_damage import flip, lengthen, swap_index_entries, truncate
 from .test_faults import FaultyFiles, fail_with, in_child
 
@@ -436,3 +440,51 @@ def test_a_repair_cut_short_anywhere_is_done_by_the_next_one(
         assert aside(path) == set_aside
         assert not (path / REPAIRED).exists() and not list(path.rglob("*.tmp")) and not list(path.rglob("0.repaired"))
         shutil.rmtree(path)
+
+
+class MovingDisk(SimulatedDisk):
+    """Knows moves between directories: a file that has gone from the one is in the other for sure."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        if source.parent == target.parent or source.name.startswith("catalog.sqlite"):
+            super().rename(source, target)
+            return
+        self.freeze(f"move to {target.relative_to(self.root)}")
+        FileOperations.rename(self, source, target)
+        left, right = self._directory(source.parent), self._directory(target.parent)
+        right.durable = {**right.durable, target.name: left.now()[source.name]}
+        left.pending.append({source.name: None})
+
+
+@pytest.mark.fault
+def test_a_power_cut_during_a_repair_costs_nothing_more(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurt_shards(filled)
+    shutil.copytree(filled, tmp_path / "expected")
+    repair(tmp_path / "expected")
+    expected, set_aside = contents(tmp_path / "expected"), aside(tmp_path / "expected")
+    disk = MovingDisk(filled, 2)
+    commit = CatalogWriter.commit
+
+    def frozen_commit(*arguments: Any) -> None:
+        disk.freeze("commit")
+        before = disk.wal_bytes()
+        commit(*arguments)
+        disk.freeze("within the commit", inside=True, wal_before=before)
+
+    monkeypatch.setattr(CatalogWriter, "commit", frozen_commit)
+    repair(filled, files=disk)
+    disk.freeze("end")
+    monkeypatch.undo()
+    rng = random.Random(0)
+    for frozen in disk.frozen[::-3]:
+        for chance, sector in ((0.0, 512), (0.5, 4096), (1.0, 512)):
+            found = tmp_path / "found"
+            frozen.write_to(found, rng, chance, sector)
+            repair(found)
+            assert verify(found, deep=True).ok, frozen.operation
+            assert contents(found) == expected, frozen.operation
+            assert aside(found) == set_aside, frozen.operation
+            shutil.rmtree(found)
+    assert len(disk.frozen) > 40
