@@ -59,6 +59,12 @@ class Aside:
     def write_journal(self, value: Mapping[str, Any]) -> None:
         self.put(_UNFINISHED, _json(value))
 
+    def forget_journal(self) -> None:
+        """Of a repair that changed nothing yet."""
+        with writing(self.path):
+            self._files.unlink(self.path / _UNFINISHED)
+        self.journal = None
+
     def finish(self) -> None:
         """The journal becomes the report."""
         with writing(self.path):

@@ -159,7 +159,6 @@ class _Repair:
 
     def _carry_out(self, plan: Plan, state: CatalogState | None) -> RepairReport:
         aside = Aside(self._directory, self._files)
-        self._remove_leftovers()
         layout = state.layout if state is not None else surviving_layout(self._directory)[0]
         for name, (file, offset) in plan.copies.items():
             with raw_file(self._directory / file) as source:
@@ -210,6 +209,8 @@ class _Repair:
         """Finishes a repair that was cut short and gives its report; None: there is none, or it must start anew."""
         aside = Aside(self._directory, self._files)
         if aside.journal is None or not self._was_decided(aside.journal):
+            self._remove_leftovers()
+            aside.forget_journal()
             return None
         self._finish(aside, aside.journal)
         return _report_in(aside.journal)
@@ -230,7 +231,7 @@ class _Repair:
 
     def _finish(self, aside: Aside, journal: Mapping[str, Any]) -> None:
         """What comes after the decision. Every step may have been done before."""
-        if (self._directory / REPAIRED).exists():
+        if journal["new_catalogue"] and (self._directory / REPAIRED).exists():
             for suffix in _SUFFIXES:  # the file first: without it nobody takes what is left for a store
                 aside.take(CATALOG_NAME + suffix)
             with writing(self._directory / CATALOG_NAME):
@@ -258,9 +259,7 @@ class _Repair:
         path = self._directory / file
         with writing(path.parent):
             self._files.make_directory(path.parent)
-        if path.exists():
-            with suppress(OSError):
-                aside.put(file, path.read_bytes())
+        aside.take(file)
         if file == ZARR_JSON:
             content = group_metadata(state.layout)
         else:

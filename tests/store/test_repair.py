@@ -155,6 +155,18 @@ def test_whole_records_are_found_in_a_shard_that_can_not_be_opened(filled: Path,
     check(filled, oracle)
 
 
+def test_a_rewritten_shard_holds_nothing_of_groups_that_were_retired(filled: Path, oracle: Any) -> None:
+    """Else a later repair without the catalogue would bring half a group back."""
+    damage_record(filled, 1)  # row 0 is the other expert of group 1
+    truncate(filled / "experts/c/0/0")
+    assert lost_groups(repair(filled)) == {1}
+    assert (filled / "damaged/1/records/1").stat().st_size == RECORD
+    with ExpertStore.open(filled) as store, store.snapshot() as snapshot:
+        assert snapshot.shards[0].rows == 1
+    (filled / "catalog.sqlite").unlink()
+    assert 1 not in repair(filled, **OWNED).maybe_removed
+
+
 def test_records_that_slid_to_another_page_are_found(filled: Path, oracle: Any) -> None:
     file = filled / "experts/c/1/0"
     file.write_bytes(bytes(RECORD) + file.read_bytes())
@@ -440,6 +452,31 @@ def test_a_repair_cut_short_anywhere_is_done_by_the_next_one(
         assert aside(path) == set_aside
         assert not (path / REPAIRED).exists() and not list(path.rglob("*.tmp")) and not list(path.rglob("0.repaired"))
         shutil.rmtree(path)
+
+
+@pytest.mark.fault
+def test_a_catalogue_that_was_put_back_meanwhile_goes_before_what_a_repair_had_in_mind(
+    filled: Path, tmp_path: Path, oracle: Any
+) -> None:
+    good = (filled / "catalog.sqlite").read_bytes()
+    change_a_cell(filled / "catalog.sqlite")
+    counted = FaultyFiles(0, lambda: None)
+    shutil.copytree(filled, tmp_path / "count")
+    repair(tmp_path / "count", **OWNED, files=counted)
+    decided = 0
+    for at in range(1, counted.count + 1):
+        path = tmp_path / "cut"
+        shutil.copytree(filled, path)
+        with pytest.raises(KeyboardInterrupt):
+            repair(path, **OWNED, files=FaultyFiles(at, fail_with(KeyboardInterrupt())))
+        if (path / "catalog.sqlite").exists() and not (path / "damaged/1/catalog.sqlite").exists():
+            decided += (path / "damaged/1/unfinished.json").exists()
+            (path / "catalog.sqlite").write_bytes(good)
+            assert repair(path).lost == ()
+            oracle.check_path(path)
+            assert verify(path, deep=True).ok and not (path / REPAIRED).exists()
+        shutil.rmtree(path)
+    assert decided > 0
 
 
 class MovingDisk(SimulatedDisk):
