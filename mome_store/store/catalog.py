@@ -205,6 +205,22 @@ def write_catalog(path: Path, commit: CommitRow, fill: Callable[[CatalogChanges]
         connection.execute("COMMIT")
 
 
+def memory_problems(directory: Path, ids: NDArray[np.int64]) -> Iterator[str]:
+    """What is wrong with each of these memories that can't be read or does not match its checksum."""
+    for start in range(0, len(ids), 1000):
+        page = ids[start : start + 1000].tolist()
+        try:
+            found = sqlite_access.read(directory / CATALOG_NAME, partial(_memory_rows, page))
+        except DamagedStoreError as error:
+            if len(page) == 1:
+                yield f"memory {page[0]}: {error.problem}"
+            else:  # one bad page of the file must not condemn all
+                for i in range(start, start + len(page)):
+                    yield from memory_problems(directory, ids[i : i + 1])
+        else:
+            yield from filter(None, (_memory_problem(memory_id, found.get(memory_id)) for memory_id in page))
+
+
 def has_commit(directory: Path, commit: int, time_us: int) -> bool:
     """Whether there was a commit of this number at this time."""
 
@@ -639,24 +655,35 @@ def _meta_digest(rows: Sequence[tuple[str, str]]) -> int:
     return rows_digest("meta", [[text_crc(name) for name, _ in rows], [text_crc(value) for _, value in rows]])
 
 
-def _load_memories(ids: list[int], connection: sqlite3.Connection) -> list[Memory]:
+def _memory_rows(ids: list[int], connection: sqlite3.Connection) -> dict[int, tuple[Any, ...]]:
     marks = ", ".join("?" * len(ids))
-    found = {row[0]: row for row in connection.execute(f"SELECT * FROM memories WHERE id IN ({marks})", ids)}
+    return {row[0]: row for row in connection.execute(f"SELECT * FROM memories WHERE id IN ({marks})", ids)}
+
+
+def _load_memories(ids: list[int], connection: sqlite3.Connection) -> list[Memory]:
+    found = _memory_rows(ids, connection)
     memories = []
     for memory_id in ids:
         row = found.get(memory_id)
-        memory = None if row is None else memory_of(row)
-        if memory is None:
-            problem = "is missing" if row is None else "does not match its checksum"
-            raise DamagedStoreError(CATALOG_NAME, None, None, f"memory {memory_id} {problem}")
-        memories.append(memory)
+        problem = _memory_problem(memory_id, row)
+        if row is None or problem is not None:
+            raise DamagedStoreError(CATALOG_NAME, None, None, str(problem))
+        memories.append(_memory(row))
     return memories
+
+
+def _memory_problem(memory_id: int, row: Sequence[Any] | None) -> str | None:
+    if row is None:
+        return f"memory {memory_id} is missing"
+    return None if _memory_crc(row[:-1]) == row[-1] else f"memory {memory_id} does not match its checksum"
 
 
 def memory_of(row: Sequence[Any]) -> Memory | None:
     """The memory in a row of `memories`; None where it does not match its checksum."""
-    if _memory_crc(row[:-1]) != row[-1]:
-        return None
+    return _memory(row) if _memory_crc(row[:-1]) == row[-1] else None
+
+
+def _memory(row: Sequence[Any]) -> Memory:
     _, name, question, paraphrases, answer, status, nll, tuned_at, _ = row
     return Memory(question, answer, tuple(json.loads(paraphrases)), name, status, nll, tuned_at)
 

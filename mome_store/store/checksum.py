@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MASK = (1 << 64) - 1
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def crc32c(data: bytes | NDArray[np.uint8], crc: int = 0) -> int:
@@ -24,7 +25,7 @@ def crc32c(data: bytes | NDArray[np.uint8], crc: int = 0) -> int:
 
 def canonical_json(value: object) -> str:
     """The one JSON text of `value`: sorted keys, no spaces. Raises ValueError or TypeError where it has none."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def text_crc(text: str) -> int:

@@ -7,6 +7,7 @@ Deep: also every live record's trailer and checksum, and every shard's keys (sha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mome_store.errors import DamagedStoreError, ReadError
-from mome_store.store.catalog import CATALOG_NAME, CatalogState, integrity_problems, load_memories, load_state
+from mome_store.store.catalog import CATALOG_NAME, CatalogState, integrity_problems, load_state, memory_problems
 from mome_store.store.damage import Damage
 from mome_store.store.expert_store import find_store
 from mome_store.store.runs import expert_columns, group_columns, key_columns
@@ -62,8 +63,10 @@ def verify(path: Path | str, deep: bool = False, on_progress: OnProgress | None 
         if attributes is not None:
             problems = metadata_problems(directory, attributes, state.layout, state.rows())
             damage += [Damage(file, None, None, problem) for file, problem in problems]
-        damage += _memory_damage(directory, group_columns(state.groups)[3])
-        damage += shard_damage(directory, state, deep, on_progress)
+        with ThreadPoolExecutor(1) as beside:  # texts keep a processor busy, records the disk
+            texts = beside.submit(_memory_damage, directory, state)
+            shards = list(shard_damage(directory, state, deep, on_progress))
+        damage += texts.result() + shards
     return VerifyReport(ok=not damage, commit=None if state is None else state.commit.id, damage=tuple(damage))
 
 
@@ -156,19 +159,9 @@ class _Progress:
             self._on_progress(self._done, self._total)
 
 
-def _memory_damage(directory: Path, ids: NDArray[np.int64]) -> Iterator[Damage]:
-    ids = ids[ids != 0]
-    for start in range(0, len(ids), 1000):
-        page = ids[start : start + 1000]
-        if not any(_unreadable(directory, page)):
-            continue
-        for i in range(len(page)):
-            yield from _unreadable(directory, page[i : i + 1])
-
-
-def _unreadable(directory: Path, ids: NDArray[np.int64]) -> Iterator[Damage]:
+def _memory_damage(directory: Path, state: CatalogState) -> list[Damage]:
+    ids = group_columns(state.groups)[3]
     try:
-        for _ in load_memories(directory, ids):
-            pass
+        return [Damage(CATALOG_NAME, None, None, problem) for problem in memory_problems(directory, ids[ids != 0])]
     except _FOUND as error:
-        yield Damage.of(error)
+        return [Damage.of(error)]
