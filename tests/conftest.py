@@ -1,4 +1,4 @@
-"""Memories over tiny models: what the tests of modeling and tuning start from."""
+"""Memories over tiny models, what the tests of modeling and tuning start from; and what is told at the end of a run."""
 
 from __future__ import annotations
 
@@ -38,3 +38,13 @@ def make_memory(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield make
     for each in opened:
         each.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests that damage stores and the fuzzers have counted."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    told = [text for report in reports for name, text in report.user_properties if name == "damage"]
+    if told:
+        terminalreporter.section("damage")
+        for text in told:
+            terminalreporter.write_line(text)

@@ -1,4 +1,4 @@
-"""The small store, the C++ program that reads stores where it can be built, and the counts at the end of a run."""
+"""The small store, and the C++ program that reads stores where it can be built."""
 
 from __future__ import annotations
 
@@ -54,12 +54,3 @@ def try_all(record_property: Callable[[str, object], None]) -> Try[Any]:
         return counts
 
     return run
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
-    told = [text for report in reports for name, text in report.user_properties if name == "damage"]
-    if told:
-        terminalreporter.section("damage")
-        for text in told:
-            terminalreporter.write_line(text)

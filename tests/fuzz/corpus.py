@@ -27,13 +27,15 @@ def make_corpus(folder: Path) -> None:
         record = snapshot.read_record(1)
         runs = snapshot.expert_runs.tolist()
     shard = (store / "experts/c/0/0").read_bytes()
-    swapped = shard[:4096] + shard[4112:4128] + shard[4096:4112] + shard[4128:]
+    entry, missing = shard[4096:4112], shard[4112:4128]
+    swapped = shard[:4096] + missing + entry + shard[4128:]
+    two = 2 * shard[:4096] + entry + struct.pack("<QQ", 4096, 4096) + bytes(4)
     slots = snapshot.rows_per_shard - 1
     widths = [width for pair in schema.modules.values() for width in pair]
     layout = struct.pack(f"<Bq{len(widths)}q", 3 * len(schema.modules), schema.rank, *widths)
     packed_runs = b"".join(struct.pack("<5q", *run) for run in runs)
     seeds = {
-        "shard_index": [bytes([flag | slots]) + file for flag in (0, 0x80) for file in (shard, swapped)],
+        "shard_index": [bytes([flag | slots]) + file for flag in (0, 0x80) for file in (shard, swapped, two)],
         "record": [bytes([flag]) + record for flag in (0, 1)],
         "layout": [layout + bytes([len(runs)]) + packed_runs],
         "runs": [struct.pack("<HBB", 2, 1, len(runs)) + struct.pack("<qqBB", 1, 1, 0, 0) + packed_runs],

@@ -1,5 +1,7 @@
 // Input: a byte that says how many slots and whether the checksum is made to fit, then the shard file. What is parsed
 // must be what the header promises: records that are aligned, inside the file and apart from each other.
+#include <iterator>
+#include <random>
 #include <vector>
 
 #include "format/crc32c.h"
@@ -27,6 +29,21 @@ void check(const ShardIndex& index, size_t slots, size_t data_bytes) {
 }
 
 }  // namespace
+
+extern "C" size_t LLVMFuzzerMutate(uint8_t* bytes, size_t size, size_t max_size);
+
+// Every other time a number of the index becomes one that is likely to mean something there.
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* bytes, size_t size, size_t max_size, unsigned seed) {
+    std::minstd_rand chance(seed);
+    const size_t slots = size > 0 ? 1 + bytes[0] % 16 : 1;
+    const size_t index_bytes = ShardIndex::bytes_for(slots);
+    if (size < 1 + index_bytes || chance() % 2 == 0) return LLVMFuzzerMutate(bytes, size, max_size);
+    const uint64_t likely[] = {4096 * (chance() % 4), 4096 * (chance() % 4), kRecordBytes, kRecordBytes,
+                               ShardIndex::kMissing,  0 - uint64_t{4096},    chance()};
+    const uint64_t value = likely[chance() % std::size(likely)];
+    std::memcpy(bytes + size - index_bytes + 8 * (chance() % (2 * slots)), &value, sizeof value);
+    return size;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
     fuzz::Input input(bytes, size);
