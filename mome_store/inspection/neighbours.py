@@ -24,6 +24,7 @@ from mome_store.inspection.readable import ReadableStore
 
 EXACT_KEYS = 20_000
 MOST_KEYS = 1 << 20  # of more, groups are drawn at random until so many keys are reached
+MOST_BYTES = 2 << 30  # or keys of so many bytes
 CHECKED = 128
 MOST_PAIRS = 400
 ALIKE = 0.95
@@ -87,7 +88,7 @@ class Neighbours:
 def near_groups(store: ReadableStore, blocks: int = 1) -> Neighbours:
     """Compares the store's keys. blocks: of which equal parts the keys are made, see NearPair.parts."""
     chance = np.random.default_rng(0)
-    chosen = _chosen(store.key_groups, chance)
+    chosen = _chosen(store.key_groups, min(MOST_KEYS, MOST_BYTES // (4 * store.layout.key_dim)), chance)
     keys, read = store.keys(chosen)
     groups = store.key_groups[read]
     lengths = np.linalg.norm(keys, axis=1, keepdims=True)
@@ -133,12 +134,13 @@ def nearest_of_another_group(keys: Floats, groups: Int64s, cells: list[Int64s]) 
     return similarity, other
 
 
-def _chosen(groups: Int64s, chance: np.random.Generator) -> NDArray[np.bool_]:
-    if len(groups) <= MOST_KEYS:
+def _chosen(groups: Int64s, most: int, chance: np.random.Generator) -> NDArray[np.bool_]:
+    """bool [m]: the keys of groups that have up to `most` of them together."""
+    if len(groups) <= most:
         return np.ones(len(groups), np.bool_)
     different, keys = np.unique(groups, return_counts=True)
     order = chance.permutation(len(different))
-    drawn = different[order[: int(np.searchsorted(np.cumsum(keys[order]), MOST_KEYS, "right"))]]
+    drawn = different[order[: int(np.searchsorted(np.cumsum(keys[order]), most, "right"))]]
     return np.isin(groups, drawn)
 
 

@@ -20,6 +20,7 @@ _MOST_COLUMNS = 48
 _MOST_MODULES = 64
 _MOST_DAMAGE = 200
 _LOUDEST = 10
+_MOST_WORDINGS = 10
 _BINS = 40
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -320,11 +321,13 @@ def memory_section(contents: Contents, now: datetime) -> list[Child]:
     rows = []
     for each in shown:
         memory = each.memory
-        others = [quoted(wording) for wording in memory.paraphrases]
+        others: list[Child] = [quoted(wording) for wording in memory.paraphrases[:_MOST_WORDINGS]]
         question: Child = quoted(memory.question)
         if others:
+            if len(memory.paraphrases) > len(others):
+                others.append("…")
             listed = element("ul", [element("li", wording) for wording in others])
-            more = element("details", element("summary", count(len(others), "more wording")), listed)
+            more = element("details", element("summary", count(len(memory.paraphrases), "more wording")), listed)
             question = joined(question, more)
         rows.append(
             (

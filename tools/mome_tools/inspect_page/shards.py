@@ -58,7 +58,7 @@ def _array(array: ArrayName, shards: Sequence[ShardMap], compaction: Compaction)
         element("h3", array.capitalize()),
         element("p", words + "."),
         _strips(shards),
-        element("h3", f"How full the {array} shards are", class_="small"),
+        element("h3", f"How full the {array} shards are"),
         _fill(shards),
         element("p", prose(_advice(compaction)), class_="soft"),
     ]
