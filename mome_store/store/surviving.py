@@ -26,13 +26,23 @@ from mome_store.store.zarr_metadata import (
 
 
 def confirmed_state(directory: Path) -> tuple[CatalogState | None, list[str]]:
-    """The newest commit's state where the digest confirms it, and what is wrong with SQLite's file all the same."""
+    """The newest commit's state where the digest confirms it, and what is wrong with SQLite's file all the same.
+
+    Raises DamagedStoreError where catalogue and `zarr.json` are of different stores: either may be the wrong one.
+    """
     try:
         state = catalog.load_state(directory)
     except (DamagedStoreError, ReadError) as error:
         if not is_damage(error):
             raise
         return None, []
+    found = state.layout.id
+    with suppress(StoreNotFoundError, FormatVersionError, DamagedStoreError, ReadError):
+        found = read_attributes(directory).get("id")
+    if found != state.layout.id:
+        raise DamagedStoreError(
+            ZARR_JSON, None, None, "it is of another store than the catalogue; put the right one of the two back"
+        )
     try:
         return state, catalog.integrity_problems(directory)
     except DamagedStoreError as error:
@@ -86,7 +96,7 @@ def _fits(directory: Path, layout: StoreLayout) -> bool:
 def bad_metadata(directory: Path, layout: StoreLayout, rows: Mapping[ArrayName, int]) -> list[str]:
     """The `zarr.json` files that are not as the layout says, or describe fewer rows."""
     bad = []
-    attributes = layout.attributes()
+    attributes = layout.identity()
     try:
         attributes = read_attributes(directory)
     except (StoreNotFoundError, FormatVersionError, DamagedStoreError, ReadError):

@@ -525,3 +525,19 @@ def test_a_power_cut_during_a_repair_costs_nothing_more(
             assert aside(found) == set_aside, frozen.operation
             shutil.rmtree(found)
     assert len(disk.frozen) > 40
+
+
+@pytest.mark.parametrize("name", ["catalog.sqlite", "zarr.json"])
+def test_a_file_of_another_store_is_not_taken_for_the_truth(tmp_path: Path, oracle_of: Any, name: str) -> None:
+    """Its records would pass for this store's, or the other way round."""
+    for seed, folder in enumerate(("one", "other")):
+        oracle = oracle_of(seed=seed)
+        with oracle.create(tmp_path / folder) as store, store.transaction() as txn:
+            oracle.add(txn)
+    original = (tmp_path / "one" / name).read_bytes()
+    shutil.copy(tmp_path / "other" / name, tmp_path / "one" / name)
+    for dry_run in (True, False):
+        with pytest.raises(DamagedStoreError, match="another store"):
+            repair(tmp_path / "one", dry_run=dry_run)
+    (tmp_path / "one" / name).write_bytes(original)
+    assert verify(tmp_path / "one", deep=True).ok
