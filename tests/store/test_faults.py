@@ -440,7 +440,7 @@ WRITER = textwrap.dedent(
 
 @pytest.mark.parametrize("kills", [4, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_a_writer_killed_at_any_moment_leaves_a_whole_commit_that_it_told_of(
-    tmp_path: Path, oracle: Any, kills: int
+    tmp_path: Path, oracle: Any, kills: int, record_property: Callable[[str, object], None]
 ) -> None:
     """It appends, removes, compacts, by itself as well, and collects garbage; what it acknowledged is there."""
     path = tmp_path / "s"
@@ -479,6 +479,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_commit_that_it_told_of(
                         assert np.array_equal(a, expected[0].astype(a.dtype))
                         assert np.array_equal(b, expected[1].astype(b.dtype))
     assert told > kills
+    record_property("damage", f"kills: {kills} of writers that had told of {told} commits; none was lost or half there")
     with ExpertStore.open(path, "r+") as store:
         store.compact()
     found = statistics(path)
