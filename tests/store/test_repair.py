@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from numpy.typing import NDArray
 
 from mome_store.errors import DamagedStoreError, SchemaError, StoreLockedError, StoreNotFoundError, WriteError
 from mome_store.store import ExpertStore, RepairReport, repair, verify
@@ -24,6 +25,7 @@ from mome_store.store.repair import REPAIRED
 from .simulated_disk import SimulatedDisk
 from .test_damage import flip, lengthen, swap_index_entries, truncate
 from .test_faults import FaultyFiles, fail_with, in_child
+from .test_interop import READERS
 
 RECORD = 4096
 OWNED = {"mode": "owned", "activation": "answer"}
@@ -153,6 +155,21 @@ def test_whole_records_are_found_in_a_shard_that_can_not_be_opened(filled: Path,
         oracle.check(snapshot)
         assert snapshot.shards[0].rows == 3
     check(filled, oracle)
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_other_zarr_readers_find_the_rows_of_a_rewritten_shard(
+    filled: Path, read: Callable[[Path], NDArray[Any]]
+) -> None:
+    content = bytearray((filled / "experts/c/1/0").read_bytes())
+    content[7] ^= 1  # row 4 is lost; rows 5 and 6 move up in the file
+    (filled / "experts/c/1/0").write_bytes(content + b"\0")
+    repair(filled)
+    array = read(filled / "experts")
+    assert not array[4].any()
+    with ExpertStore.open(filled) as store, store.snapshot() as snapshot:
+        for expert_id, row in zip(snapshot.expert_ids.tolist(), snapshot.expert_rows.tolist(), strict=True):
+            assert array[row].tobytes() == snapshot.read_record(expert_id)
 
 
 def test_a_rewritten_shard_holds_nothing_of_groups_that_were_retired(filled: Path, oracle: Any) -> None:
