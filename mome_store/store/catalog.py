@@ -382,7 +382,12 @@ class CatalogChanges:
         self._flush()
         with self._translated():
             self._retire("keys", KeyRun, group_id)
-            self._connection.execute("DELETE FROM keys WHERE row = ? AND retired = ?", (first_row, self.commit))
+            where = "FROM keys WHERE group_id = ? AND retired = ?", (group_id, self.commit)
+            ((row, keys, created),) = self._connection.execute(f"SELECT row, per_group, created {where[0]}", where[1])
+            self._connection.execute(f"DELETE {where[0]}", where[1])
+            for start, end in ((row, first_row), (first_row + count, row + keys)):
+                if start < end:
+                    self._insert("keys", [KeyRun(start, group_id, 1, end - start)], created, self.commit)
         self.add_keys(first_row, group_id, 1, count)
 
     def drop_memory(self, group: GroupRun) -> None:
@@ -393,18 +398,16 @@ class CatalogChanges:
             self._connection.execute("DELETE FROM groups WHERE id = ? AND retired = ?", (group.id, self.commit))
         self._add_run("groups", group._replace(memory=0))
 
-    def replace_shard(self, before: ShardRow, after: ShardRow | None) -> None:
-        """Says what is in the place of a live shard; None: nothing."""
-        where = (ARRAYS.index(before.array), before.number)
-        self._digest -= rows_digest("shards", [[where[0]], *([value] for value in astuple(before)[1:])])
+    def replace_shard(self, before: ShardRow, after: ShardRow) -> None:
+        """Says that another file is in the place of a live shard."""
+        for sign, row in ((-1, before), (1, after)):
+            self._digest += sign * rows_digest(
+                "shards", [[ARRAYS.index(row.array)], *([value] for value in astuple(row)[1:])]
+            )
         with self._translated():
-            if after is None:
-                changed = "retired = ?", (self.commit,)
-            else:
-                self._digest += rows_digest("shards", [[where[0]], *([value] for value in astuple(after)[1:])])
-                changed = "rows = ?, bytes = ?, index_crc = ?, content_crc = ?", astuple(after)[2:]
             self._connection.execute(
-                f"UPDATE shards SET {changed[0]} WHERE array = ? AND number = ?", (*changed[1], *where)
+                "UPDATE shards SET rows = ?, bytes = ?, index_crc = ?, content_crc = ? WHERE array = ? AND number = ?",
+                (*astuple(after)[2:], ARRAYS.index(before.array), before.number),
             )
 
     def _retire(self, table: str, kind: type[Run], group_id: int) -> bool:

@@ -30,7 +30,7 @@ from mome_store.store.rebuild import shard_numbers_on_disk
 from mome_store.store.repair_plan import Edit, Loss, Plan, Written
 from mome_store.store.salvage import new_shard_path, raw_file, write_new_shard
 from mome_store.store.survey import survey
-from mome_store.store.surviving import bad_metadata, confirmed_state, rows_needed, surviving_layout
+from mome_store.store.surviving import bad_metadata, check_identity, confirmed_state, rows_needed, surviving_layout
 from mome_store.store.verify import OnProgress
 from mome_store.store.zarr_metadata import (
     ARRAYS,
@@ -125,7 +125,7 @@ class _Repair:
         aside = Aside(self._directory, self._files)
         if aside.journal is not None and self._was_decided(aside.journal):
             return _report_in(aside.journal)
-        state, problems = confirmed_state(self._directory)
+        state, problems = self._confirmed()
         if state is None:
             return self._report(rebuilding(self._directory, self._wanted), aside, None)
         report = self._report(self._survey(state), aside, state.commit.id)
@@ -133,7 +133,7 @@ class _Repair:
 
     def run(self) -> RepairReport:
         earlier = self._go_on()
-        state, problems = confirmed_state(self._directory)
+        state, problems = self._confirmed()
         if state is None or problems:
             done = self._carry_out(
                 rebuilding(self._directory, self._wanted) if state is None else copying(self._directory, state), state
@@ -148,6 +148,12 @@ class _Repair:
         else:
             done = self._report(plan, Aside(self._directory, self._files), state.commit.id)
         return done if earlier is None else done.after(earlier)
+
+    def _confirmed(self) -> tuple[CatalogState | None, list[str]]:
+        state, problems = confirmed_state(self._directory)
+        if state is not None:
+            check_identity(self._directory, state)
+        return state, problems
 
     def _survey(self, state: CatalogState) -> Plan:
         plan = survey(self._directory, state, self._on_progress)

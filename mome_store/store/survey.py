@@ -25,7 +25,7 @@ from mome_store.store.runs import GroupRun, group_columns, key_columns
 from mome_store.store.salvage import NewShard, is_damage, raw_file, restored, scan_records
 from mome_store.store.shard import Shard, ShardRow
 from mome_store.store.verify import Contents, OnProgress, shard_damage
-from mome_store.store.zarr_metadata import shard_path
+from mome_store.store.zarr_metadata import ARRAYS, shard_path
 
 
 @dataclass
@@ -103,7 +103,7 @@ def survey(directory: Path, state: CatalogState, on_progress: OnProgress | None)
         if facts:
             plan.texts[name] = facts_text(facts)
     if changed or lost_groups or keys or dropped:
-        plan.edit = partial(_edit, changed, sorted(lost_groups), keys, dropped)
+        plan.edit = partial(_edit, changed, sorted(lost_groups), keys, dropped, size)
     return plan
 
 
@@ -134,17 +134,21 @@ def _edit(
     lost_groups: list[int],
     keys: dict[int, tuple[int, int]],
     without_memory: list[GroupRun],
+    size: int,
     changes: CatalogChanges,
     written: Written,
 ) -> None:
     for row, new in changed:
-        changes.replace_shard(row, None if new is None else written[new.array, new.number])
+        if new is not None:
+            changes.replace_shard(row, written[new.array, new.number])
     for group in without_memory:
         changes.drop_memory(group)
     for group_id, (first_row, count) in keys.items():
         changes.keep_keys(group_id, first_row, count)
     for group_id in lost_groups:
         changes.retire_group(group_id)
+    for array in ARRAYS:  # no row in them is live any more
+        changes.drop_shards(array, [row.number for row, new in changed if row.array == array and new is None], size)
 
 
 def _read(directory: Path, state: CatalogState, contents: Contents, damage: Iterable[Damage]) -> _Found:
@@ -158,6 +162,7 @@ def _read(directory: Path, state: CatalogState, contents: Contents, damage: Iter
         else:
             bad_files[one.file] = one.problem
     for row in state.shards:
+        live = contents.experts(row).rows.tolist() if row.array == "experts" else contents.keys(row).tolist()
         try:
             with closing(Shard(directory, state.layout, row)) as shard:
                 offsets = shard.offsets()
@@ -167,18 +172,21 @@ def _read(directory: Path, state: CatalogState, contents: Contents, damage: Iter
             problem = Damage.of(error).problem
             found.broken.append(row)
             new = restored(directory, state.layout, row)
-            if new is not None:
-                found.new.append(new)
             if row.array == "experts":
                 _search(directory, state, row, contents, problem, found)
+                places = {r: r % state.layout.rows_per_shard * state.layout.schema.record_bytes for r in live}
+                # The checksum of whole records does not tell one from another.
+                new = new if places.items() <= found.offsets.items() else None
             elif new is None:
-                found.key_problems |= dict.fromkeys(contents.keys(row).tolist(), problem)
+                found.key_problems |= dict.fromkeys(live, problem)
+            if new is not None:
+                found.new.append(new)
             continue
         if row.array == "experts":
-            found.offsets |= {r: int(offsets[r - shard.info.first_row]) for r in contents.experts(row).rows.tolist()}
+            found.offsets |= {r: int(offsets[r - shard.info.first_row]) for r in live}
         elif shard.file in bad_files:
             found.broken.append(row)
-            found.key_problems |= dict.fromkeys(contents.keys(row).tolist(), bad_files[shard.file])
+            found.key_problems |= dict.fromkeys(live, bad_files[shard.file])
     return found
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from mome_store.errors import DamagedStoreError, FormatVersionError, ReadError, SchemaError, StoreNotFoundError
 from mome_store.store import catalog, remains
-from mome_store.store.catalog import CatalogState
+from mome_store.store.catalog import CATALOG_NAME, CatalogState
 from mome_store.store.rebuild import shard_numbers_on_disk
 from mome_store.store.runs import expert_columns, key_columns
-from mome_store.store.salvage import is_damage, raw_file, scan_records
+from mome_store.store.salvage import content_crc, is_damage, raw_file, scan_records
+from mome_store.store.shard import ShardRow, index_bytes
 from mome_store.store.zarr_metadata import (
     ARRAYS,
     ZARR_JSON,
@@ -91,6 +92,34 @@ def _fits(directory: Path, layout: StoreLayout) -> bool:
             if file is not None and next(scan_records(file, layout.schema), None) is not None:
                 return True
     return not numbers
+
+
+def check_identity(directory: Path, state: CatalogState) -> None:
+    """Raises DamagedStoreError where the catalogue may be another store's: no `zarr.json` tells whose this store is,
+    and no shard of keys is as the catalogue says. To repair by such a catalogue would take everything out.
+
+    Shards of experts don't tell stores apart: each record ends with its own CRC-32C, and so the CRC-32C of whole
+    records depends on nothing but how many they are.
+    """
+    with suppress(StoreNotFoundError, FormatVersionError, DamagedStoreError, ReadError):
+        read_attributes(directory)
+        return  # `confirmed_state` has compared them
+    if state.shards and not any(
+        row.array == "keys" and _is_as_committed(directory, state, row) for row in state.shards
+    ):
+        raise DamagedStoreError(
+            CATALOG_NAME,
+            None,
+            None,
+            "it may be of another store: zarr.json can't be read, and no keys are as the catalogue says; put zarr.json "
+            "or the right catalogue back",
+        )
+
+
+def _is_as_committed(directory: Path, state: CatalogState, row: ShardRow) -> bool:
+    with raw_file(shard_path(directory, row.array, row.number)) as file:
+        length = row.bytes - index_bytes(state.layout.rows_per_shard)
+        return file is not None and file.size >= length and content_crc(file, length) == row.content_crc
 
 
 def bad_metadata(directory: Path, layout: StoreLayout, rows: Mapping[ArrayName, int]) -> list[str]:

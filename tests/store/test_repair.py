@@ -22,6 +22,7 @@ from mome_store.store.catalog import CatalogWriter
 from mome_store.store.files import FileOperations
 from mome_store.store.repair import REPAIRED
 
+from .conftest import Oracle
 from .simulated_disk import SimulatedDisk
 from .test_damage import flip, lengthen, swap_index_entries, truncate
 from .test_faults import FaultyFiles, fail_with, in_child
@@ -182,6 +183,17 @@ def test_a_rewritten_shard_holds_nothing_of_groups_that_were_retired(filled: Pat
         assert snapshot.shards[0].rows == 1
     (filled / "catalog.sqlite").unlink()
     assert 1 not in repair(filled, **OWNED).maybe_removed
+
+
+def test_records_that_changed_places_are_found_though_the_checksum_of_all_of_them_is_right(
+    filled: Path, oracle: Any
+) -> None:
+    """Each record ends with its own checksum, so the one of them all does not see it."""
+    file = filled / "experts/c/0/0"
+    content = file.read_bytes()
+    file.write_bytes(content[RECORD : 2 * RECORD] + content[:RECORD] + content[2 * RECORD : -1])
+    assert repair(filled).lost == ()
+    check(filled, oracle)
 
 
 def test_records_that_slid_to_another_page_are_found(filled: Path, oracle: Any) -> None:
@@ -389,6 +401,25 @@ def test_the_layout_of_an_unconfirmed_catalogue_serves_where_records_bear_it_out
     report = repair(filled, **OWNED)
     assert report.recovered_experts == 7 and "zarr.json" in report.rewritten
     assert verify(filled, deep=True).ok
+
+
+def test_a_catalogue_of_another_store_is_refused_where_no_zarr_json_tells_so(
+    filled: Path, tmp_path: Path, oracle: Any
+) -> None:
+    other = Oracle(seed=7)  # the same ids and shapes, other bytes
+    with other.create(tmp_path / "other") as store, store.transaction() as txn:
+        other.add(txn, experts=2)
+    mine, foreign = ((path / "catalog.sqlite").read_bytes() for path in (filled, tmp_path / "other"))
+    (filled / "zarr.json").unlink()
+    (filled / "catalog.sqlite").write_bytes(foreign)
+    before = tree(filled)
+    for dry_run in (True, False):
+        with pytest.raises(DamagedStoreError, match="another store"):
+            repair(filled, dry_run=dry_run)
+    assert tree(filled) == before
+    (filled / "catalog.sqlite").write_bytes(mine)
+    assert repair(filled).rewritten == ("zarr.json",)
+    check(filled, oracle)
 
 
 def test_what_is_no_store_is_left_alone(tmp_path: Path, oracle: Any) -> None:
