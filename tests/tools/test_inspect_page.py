@@ -335,3 +335,11 @@ def test_it_prints(browser: Browser, drawn: Path, tmp_path: Path) -> None:
     browser.print(tmp_path / "page.pdf")
     content = (tmp_path / "page.pdf").read_bytes()
     assert content.startswith(b"%PDF") and 2 <= len(re.findall(rb"/Type\s*/Page\b", content)) <= 20
+
+
+def test_groups_of_one_key_are_not_said_to_be_well_apart(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with ExpertStore.create(tmp_path / "s", SCHEMA, 6) as opened, opened.transaction() as txn:
+        for _ in range(3):
+            add(txn, rng, rng.standard_normal((1, 6)).astype(np.float32), None)
+    assert "No group has a second key" in page_of(tmp_path / "s").text

@@ -31,9 +31,7 @@ def near_section(contents: Contents) -> list[Child]:
         element("p", _looked_at(neighbours), class_="soft"),
         _histogram(neighbours),
     ]
-    crowded = neighbours.crowded
-    words = f"{crowded:,} of {len(neighbours.nearest):,} groups have" if crowded else "No group has"
-    found.append(element("p", f"{words} a key of another group nearer than two of its own wordings are to each other."))
+    found.append(element("p", _crowded(neighbours)))
     if "pool" in contents.modes:
         found.append(
             element("p", "This store is a pool: its experts are shared, so a near key is no fact that gets lost.")
@@ -58,6 +56,15 @@ def _looked_at(neighbours: Neighbours) -> str:
     if neighbours.unreadable:
         words += f" {count(neighbours.unreadable, 'key')} could not be read."
     return words
+
+
+def _crowded(neighbours: Neighbours) -> str:
+    worded = int(np.isfinite(neighbours.own).sum())
+    if not worded:
+        return "No group has a second key, so there are no wordings of its own to compare with."
+    crowded = neighbours.crowded
+    words = f"{crowded:,} of {worded:,} groups with several keys have" if crowded else "No group has"
+    return f"{words} a key of another group nearer than two of its own wordings are to each other."
 
 
 def _histogram(neighbours: Neighbours) -> Markup:

@@ -177,7 +177,7 @@ def _suggested(contents: Contents) -> list[Child]:
         points.append(
             [
                 element("a", "Norms", href="#norms"),
-                f": {count(idle, 'expert')} change{'s' if idle == 1 else ''} nothing. Teach these facts again.",
+                f": {count(idle, 'expert')} change{'s' if idle == 1 else ''} nothing; what was taught there is lost.",
             ]
         )
     return points
