@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mome_store.routing import index_cache
 from mome_store.routing.index import KeyIndex
 from mome_store.routing.index_cache import load_or_build_index
+from mome_store.store.files import FileOperations
 
 
 @pytest.fixture
@@ -99,15 +100,24 @@ def test_a_read_only_directory_just_means_no_cache(tmp_path: Path, keys: NDArray
     assert np.array_equal(vectors_of(load_or_build_index(tmp_path, 5, keys)), keys)
 
 
+@pytest.mark.parametrize("operation", ["make_directory", "create", "write", "rename"])
 def test_a_full_disk_just_means_no_cache(
-    tmp_path: Path, keys: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, keys: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(FileOperations, operation, full)
     assert np.array_equal(vectors_of(load_or_build_index(tmp_path, 5, keys)), keys)
-    assert os.listdir(tmp_path / "index") == []
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_an_index_of_the_same_keys_serves_any_commit(tmp_path: Path, keys: NDArray[np.float32]) -> None:
+    load_or_build_index(tmp_path, 5, keys)
+    written = (tmp_path / "index" / "5.faiss").stat().st_mtime_ns
+    assert np.array_equal(vectors_of(load_or_build_index(tmp_path, 9, keys)), keys)
+    assert os.listdir(tmp_path / "index") == ["5.faiss"]
+    assert (tmp_path / "index" / "5.faiss").stat().st_mtime_ns == written
 
 
 def test_no_keys_make_no_file(tmp_path: Path) -> None:
