@@ -655,6 +655,9 @@ def _matrix(rows: Iterable[tuple[int, ...]], width: int) -> NDArray[np.int64]:
 
 
 def _meta_digest(rows: Sequence[tuple[str, str]]) -> int:
+    """Raises TypeError where damage has made something else than text of a name or value."""
+    if not all(isinstance(text, str) for row in rows for text in row):
+        raise TypeError("a name or value of meta is no text")
     return rows_digest("meta", [[text_crc(name) for name, _ in rows], [text_crc(value) for _, value in rows]])
 
 
@@ -691,5 +694,9 @@ def _memory(row: Sequence[Any]) -> Memory:
     return Memory(question, answer, tuple(json.loads(paraphrases)), name, status, nll, tuned_at)
 
 
-def _memory_crc(fields: Sequence[object]) -> int:
-    return text_crc(canonical_json(fields))
+def _memory_crc(fields: Sequence[object]) -> int | None:
+    """None where damage has made a field what no memory has: bytes, or a number that is none."""
+    try:
+        return text_crc(canonical_json(fields))
+    except (TypeError, ValueError):
+        return None

@@ -189,6 +189,23 @@ def test_metadata_that_no_parser_likes_is_damage(filled: Path, name: str, conten
     assert [damage.file for damage in verify(filled).damage] == [name]
 
 
+def test_a_row_whose_types_damage_has_changed_is_damage(filled: Path) -> None:
+    """The bytes before a row's values say what each of them is: text may become a number."""
+    expected, file = read_everything(filled), filled / "catalog.sqlite"
+    original = file.read_bytes()
+    refused = 0
+    for text in (b'{"base_model"', b'{"threshold"', b"What?"):
+        start = original.index(text)
+        for bit in range(8 * (start - 40), 8 * start):
+            flip(file, bit)
+            try:
+                assert read_everything(filled) == expected
+            except MomeError:
+                refused += 1
+            file.write_bytes(original)
+    assert refused > 500
+
+
 def truncate(file: Path) -> None:
     os.truncate(file, file.stat().st_size - 1)
 
