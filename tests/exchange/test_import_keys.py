@@ -76,25 +76,29 @@ def test_an_exported_memory_comes_along(store: ExpertStore, adapter: Path, tmp_p
         )
 
 
-@pytest.mark.parametrize("answer", ["DEF", None], ids=["another answer", "no answer"])
+@pytest.mark.parametrize(("held", "answer"), [("ABC", "DEF"), ("ABC", None), (None, None)])
 def test_a_question_that_the_store_answers_otherwise_is_refused(
-    store: ExpertStore, adapter: Path, answer: str | None
+    store: ExpertStore, adapter: Path, held: str | None, answer: str | None
 ) -> None:
-    import_group(store, adapter, [QUESTION], "ABC", encoder=HashEncoder())
-    with pytest.raises(FactError, match=r"answers .* with 'ABC' \(group 1\); forget"):
+    """Two answers that nobody knows are not the same answer."""
+    import_group(store, adapter, [QUESTION], held, encoder=HashEncoder())
+    with pytest.raises(FactError, match=rf"answers .* with '{held or ''}' \(group 1\); forget"):
         import_group(store, adapter, [OTHER, QUESTION], answer, encoder=HashEncoder())
     with store.snapshot() as snapshot:
         assert snapshot.group_ids.tolist() == [1] and snapshot.commit == 1
 
 
-def test_a_group_that_would_take_another_facts_question_is_taken_back(store: ExpertStore, adapter: Path) -> None:
+@pytest.mark.parametrize(("held", "answer"), [("ABC", "DEF"), ("", None)], ids=["other answers", "no answers"])
+def test_a_group_that_would_take_another_facts_question_is_taken_back(
+    store: ExpertStore, adapter: Path, held: str, answer: str | None
+) -> None:
     """The old group is found by a key that is not of its own wording."""
     with store.transaction() as txn:
         expert = {name: (np.ones((1, i)), np.ones((o, 1))) for name, (i, o) in store.schema.modules.items()}
         key = HashEncoder().encode(["Something else."])
-        old = txn.add_group([expert], key, Memory(QUESTION, "ABC"))
+        old = txn.add_group([expert], key, Memory(QUESTION, held))
     with pytest.raises(FactError, match=f"taken back: it would answer .*question of group {old}"):
-        import_group(store, adapter, [QUESTION + "?"], "DEF", encoder=HashEncoder())
+        import_group(store, adapter, [QUESTION + "?"], answer, encoder=HashEncoder())
     with store.snapshot() as snapshot:
         assert snapshot.group_ids.tolist() == [old]
     assert routed(store, "Something else.") == (old,)

@@ -292,6 +292,21 @@ def test_experts_whose_scales_no_adapter_has_are_not_exported(new_store: NewStor
     assert not (tmp_path / "out").exists()
 
 
+def test_experts_whose_scales_can_not_be_made_one_without_rounding_are_not_exported(
+    new_store: NewStore, tmp_path: Path
+) -> None:
+    """Four times 60,000 is beyond float16, and a quarter of its smallest number is zero."""
+    with new_store(dtype="float16") as store:
+        experts = [
+            {name: (np.ones((r, i)), np.full((o, r), value)) for name, (i, o) in store.schema.modules.items()}
+            for r, value in ((1, 60000.0), (4, 2.0**-24))
+        ]
+        with store.transaction() as txn:
+            group = txn.add_group(experts, None)
+        with pytest.raises(AdapterError, match=r"ranks \[1, 4\] .* one adapter has one scale"):
+            exported(store, group, tmp_path / "out")
+
+
 def test_a_pool_is_neither_exported_from_nor_imported_into(
     save_adapter: SaveAdapter, new_store: NewStore, tmp_path: Path
 ) -> None:
