@@ -5,7 +5,7 @@ Imports neither torch nor transformers.
 
 from mome_store.store.compaction import CompactionReport
 from mome_store.store.damage import Damage
-from mome_store.store.expert_store import ExpertStore, GarbageReport
+from mome_store.store.expert_store import ExpertStore
 from mome_store.store.memory import Memory
 from mome_store.store.pool import pool_memories, set_pool_memories
 from mome_store.store.repair import RepairReport, repair
@@ -16,6 +16,7 @@ from mome_store.store.snapshot import Group, Snapshot
 from mome_store.store.statistics import StoreStatistics, statistics
 from mome_store.store.transaction import Transaction
 from mome_store.store.verify import VerifyReport, verify
+from mome_store.store.writer import GarbageReport
 
 __all__ = [
     "CompactionReport",
