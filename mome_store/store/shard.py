@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mome_store import _core
 from mome_store.errors import DamagedStoreError, ReadError
 from mome_store.store.checksum import crc32c
 from mome_store.store.files import FileOperations, writing
@@ -97,10 +99,10 @@ class ArrayWriter:
         self._growing: _Growing | None = None
         self._unsynced: _Growing | None = None  # the shard before: the disk writes it while the next one grows
 
-    def append(self, content: NDArray[np.uint8]) -> range:
+    def append(self, content: NDArray[np.uint8], beside: Executor | None = None) -> range:
         """Writes whole rows; returns their numbers in the array, which are consecutive: a full shard's next is used.
 
-        content: the rows back to back, contiguous uint8 [n * row_bytes].
+        content: the rows back to back, contiguous uint8 [n * row_bytes]. beside: computes the checksum meanwhile.
         """
         count = len(content) // self._row_bytes
         growing = self._growing
@@ -111,9 +113,10 @@ class ArrayWriter:
             growing = self._growing or self._start_shard()
             take = min(count - done, self._rows_per_shard - growing.rows)
             part = content[done * self._row_bytes : (done + take) * self._row_bytes]
+            crc = None if beside is None else beside.submit(_core.crc32c, part.data, growing.crc)  # without the GIL
             with writing(growing.path):
                 self._files.write(growing.fd, part.data)
-            growing.crc = crc32c(part, growing.crc)
+            growing.crc = crc32c(part, growing.crc) if crc is None else crc.result()
             growing.rows += take
             self._start_writeback(growing)
             done += take

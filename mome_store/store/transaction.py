@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -324,7 +326,8 @@ class Transaction:
         self._next_group += count
         self._next_expert += count
         at_once = max(1, _ENCODED_AT_ONCE // self._layout.schema.record_bytes)
-        buffers = np.zeros((2, min(at_once, count), self._layout.schema.record_bytes), dtype=np.uint8)
+        shape = 2, min(at_once, count), self._layout.schema.record_bytes
+        buffers = np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)  # on pages, for direct writes
 
         def encode(start: int) -> NDArray[np.uint8]:
             records = buffers[start // at_once % 2, : count - start]
@@ -332,13 +335,13 @@ class Transaction:
             return records.reshape(-1)
 
         rows, key_rows = [], []
-        with ThreadPoolExecutor(1) as encoder:  # one piece ahead of the disk; all file operations stay in this thread
-            encoded = encoder.submit(encode, 0)
+        with ThreadPoolExecutor(2) as beside:  # one piece ahead of the disk; all file operations stay in this thread
+            encoded = beside.submit(encode, 0)
             for start in range(0, count, at_once):
                 records = encoded.result()
                 if start + at_once < count:
-                    encoded = encoder.submit(encode, start + at_once)
-                rows.append(self._experts.append(records).start)
+                    encoded = beside.submit(encode, start + at_once)
+                rows.append(self._experts.append(records, beside).start)
                 key_rows.append(self._keys.append(_bytes_of(keys[start : start + at_once])).start)
         self._changes.add_experts(rows[0], first_expert, first_group, groups=count, per_group=1)
         self._changes.add_keys(key_rows[0], first_group, groups=count, per_group=keys.shape[1])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
+import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 
 from mome_store.errors import SchemaError
-from mome_store.store import ExpertSchema, ExpertStore, Memory, expert_store, transaction, verify
+from mome_store.store import ExpertSchema, ExpertStore, Memory, expert_store, files, transaction, verify
 
 COUNT = 23
 MODULES = {"layers.0.down": (24, 8), "layers.1.down": (16, 40)}
@@ -159,3 +162,29 @@ def test_no_groups_are_no_change(tmp_path: Path, oracle: Any) -> None:
             assert txn.add_groups(none, keys(1)[:0]).tolist() == []
         with store.snapshot() as snapshot:
             assert snapshot.commit == 0
+
+
+def test_large_pieces_go_past_the_page_cache_and_are_the_same_on_disk(tmp_path: Path, monkeypatch: Any) -> None:
+    """Pieces of whole pages are written directly where the file system can; where it can't, as any other."""
+    schema = ExpertSchema({"layer": (4096, 4080)}, rank=4)
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((100, 4, 4096), np.float32), rng.standard_normal((100, 4080, 4), np.float32)
+    asked: list[int] = []
+    fcntl = files.fcntl.fcntl
+
+    def refused(fd: int, command: int, flags: int = 0) -> int:
+        if command == files.fcntl.F_SETFL and flags & os.O_DIRECT:
+            asked.append(fd)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return fcntl(fd, command, flags)
+
+    with tempfile.TemporaryDirectory() as disk:
+        for folder, direct in ((Path(disk), True), (tmp_path, False)):
+            with monkeypatch.context() as patch:
+                if not direct:
+                    patch.setattr(files.fcntl, "fcntl", refused)
+                with ExpertStore.create(folder / "s", schema, 8) as store, store.transaction() as txn:
+                    txn.add_groups({"layer": (a, b)}, np.ones((100, 8), np.float32))
+        shards = [(folder / "s" / "experts" / "c" / "0" / "0").read_bytes() for folder in (Path(disk), tmp_path)]
+        assert asked and shards[0] == shards[1]
+        assert verify(Path(disk) / "s", deep=True).ok
