@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from mome_store.errors import BaseModelMismatchError, WriteError
 from mome_store.fingerprint import fingerprint
 from mome_store.quiet import quiet_transformers
+from mome_store.store.files import fsync_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -108,9 +109,9 @@ def _converted_default() -> Path:
                 partial.mkdir()
                 _convert_gguf(gguf, partial)
                 for file in (*partial.iterdir(), partial):
-                    _fsync(file)
+                    fsync_path(file)
                 partial.rename(target)
-                _fsync(target.parent)
+                fsync_path(target.parent)
     except WriteError:
         raise
     except OSError as error:
@@ -154,11 +155,3 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mome_store.errors import MomeError
+from mome_store.store.files import fsync_path
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def new_file(path: Path) -> Iterator[TextIO]:
                 os.fsync(file.fileno())
             _refuse_existing(path)
             temporary.rename(path)
-            _fsync(path.absolute().parent)
+            fsync_path(path.absolute().parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -51,9 +52,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             for file in (*temporary.iterdir(), temporary):
-                _fsync(file)
+                fsync_path(file)
             temporary.rename(path)  # takes the place of an empty folder, and of nothing else
-            _fsync(path.absolute().parent)
+            fsync_path(path.absolute().parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -78,11 +79,3 @@ def _refuse_existing(path: Path) -> None:
 def _temporary(path: Path) -> Path:
     absolute = Path(os.path.abspath(path))
     return absolute.with_name(f"{absolute.name}.{os.getpid()}.tmp")
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

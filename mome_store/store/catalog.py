@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import chain
@@ -25,7 +25,7 @@ from mome_store.errors import DamagedStoreError, FormatVersionError, SchemaError
 from mome_store.store import sqlite_access
 from mome_store.store.checksum import canonical_json, rows_digest, signed, text_crc
 from mome_store.store.memory import Memory
-from mome_store.store.runs import ExpertRun, GroupRun, KeyRun, Run, joined, packed, spelled_out, without
+from mome_store.store.runs import ExpertRun, GroupRun, KeyRun
 from mome_store.store.shard import ShardRow
 from mome_store.store.zarr_metadata import ARRAYS, FORMAT_VERSION, ArrayName, StoreLayout
 
@@ -36,7 +36,7 @@ STORE_META = "store"  # the name of the meta row that holds the StoreLayout
 MODES = ("owned", "pool")
 ACTIVATIONS = ("answer", "all")
 
-_CREATE = (
+CREATE = (
     """CREATE TABLE commits (
         id INTEGER PRIMARY KEY, time_us INTEGER NOT NULL, next_group INTEGER NOT NULL, next_expert INTEGER NOT NULL,
         next_memory INTEGER NOT NULL, next_experts_shard INTEGER NOT NULL, next_keys_shard INTEGER NOT NULL,
@@ -64,16 +64,13 @@ _CREATE = (
         PRIMARY KEY (name, created)) STRICT, WITHOUT ROWID""",
 )
 # The columns that the digest covers. The code that buffers rows and the code that loads them both follow this order.
-_COLUMNS = {
+COLUMNS = {
     "shards": ("array", "number", "rows", "bytes", "index_crc", "content_crc"),
     "groups": GroupRun._fields,
     "experts": ExpertRun._fields,
     "keys": KeyRun._fields,
 }
 _LIVE = "created <= :commit AND (retired IS NULL OR retired > :commit)"
-_FLUSH_ROWS = 4096
-_PAGES = ("freelist_count", "page_count")
-_FREE_SHARE = 0.25  # of the catalogue's pages; below it, rewriting the file costs more than it gives back
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ def load_commits(directory: Path) -> NDArray[np.int64]:
 
     def query(connection: sqlite3.Connection) -> NDArray[np.int64]:
         cursor = connection.execute("SELECT id, time_us, next_group, next_expert FROM commits ORDER BY id")
-        return _matrix(cursor, 4)
+        return matrix(cursor, 4)
 
     return sqlite_access.read(directory / CATALOG_NAME, query)
 
@@ -169,7 +166,7 @@ def integrity_problems(directory: Path) -> list[str]:
     def query(connection: sqlite3.Connection) -> list[str]:
         problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
         with closing(sqlite3.connect(":memory:")) as fresh:
-            for statement in _CREATE:
+            for statement in CREATE:
                 fresh.execute(statement)
             changed = _definitions(fresh) - _definitions(connection)
         problems += [f"the definition of {kind} {name} is missing or changed" for kind, name, *_ in sorted(changed)]
@@ -184,25 +181,6 @@ def _definitions(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
     """Type, name, table and SQL, but for blanks, of all that the database defines."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema")
     return {tuple(" ".join(str(value).split()) for value in row) for row in rows}
-
-
-def create_catalog(directory: Path, layout: StoreLayout, time_us: int) -> None:
-    """Makes the catalogue with commit 0, which holds nothing but the layout."""
-    # Ids start at 1: a zeroed record, Zarr's fill value, is nobody's.
-    first = CommitRow(0, time_us, next_group=1, next_expert=1, next_memory=1, next_experts_shard=0, next_keys_shard=0)
-    write_catalog(directory / CATALOG_NAME, first, lambda changes: changes.set_meta(STORE_META, layout.to_json()))
-
-
-def write_catalog(path: Path, commit: CommitRow, fill: Callable[[CatalogChanges], None]) -> None:
-    """Makes a catalogue of one commit, which holds what `fill` puts in."""
-    with closing(sqlite_access.open_writer(path, create=True)) as connection, sqlite_access.translated(path):
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in _CREATE:
-            connection.execute(statement)
-        changes = CatalogChanges(connection, commit, commit.id, digest=0)
-        fill(changes)
-        changes.write_commit(commit)
-        connection.execute("COMMIT")
 
 
 def memory_problems(directory: Path, ids: NDArray[np.int64]) -> Iterator[str]:
@@ -231,352 +209,7 @@ def has_commit(directory: Path, commit: int, time_us: int) -> bool:
     return sqlite_access.read(directory / CATALOG_NAME, query)
 
 
-class CatalogWriter:
-    """The writer's connection to the catalogue."""
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / CATALOG_NAME
-        self._connection = sqlite_access.open_writer(self._path)
-
-    def begin(self) -> CatalogChanges:
-        """Opens SQLite's write transaction on top of the newest commit."""
-        self.rollback()  # of one that Ctrl-C kept from reaching its owner
-        with sqlite_access.translated(self._path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            newest, digest = _newest(self._connection)
-            return CatalogChanges(self._connection, newest, newest.id + 1, digest - newest.digest())
-
-    def commit(self, changes: CatalogChanges, row: CommitRow) -> None:
-        """The commit point: once this returns, the commit is durable."""
-        with sqlite_access.translated(self._path):
-            changes.write_commit(row)
-            self._connection.execute("COMMIT")
-
-    def rollback(self) -> None:
-        with sqlite_access.translated(self._path):
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-
-    def newest_commit(self) -> int:
-        with sqlite_access.translated(self._path):
-            return _newest(self._connection)[0].id
-
-    def seal(self) -> None:
-        """Makes what this connection sees the truth for good.
-
-        A COMMIT that failed may have left a whole commit in the WAL, which a crash would bring to life. Writing
-        anything durable on top of the state that we see overwrites it; only then may the files that it names go.
-        """
-        with sqlite_access.translated(self._path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            _write_version(self._connection, _newest(self._connection)[0].id)
-            self._connection.execute("COMMIT")
-
-    def release_space(self) -> None:
-        """Gives the pages of deleted rows back to the disk: those of the file when they are many, and the WAL.
-
-        Leaves the WAL to the last connection that closes, where a reader is in the way.
-        """
-        with sqlite_access.translated(self._path):
-            free, pages = (self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _PAGES)
-            if free > _FREE_SHARE * pages:
-                self._connection.execute("VACUUM")
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    def shard_numbers(self, array: ArrayName) -> set[int]:
-        """The shards that any commit names."""
-        with sqlite_access.translated(self._path):
-            rows = self._connection.execute("SELECT number FROM shards WHERE array = ?", (ARRAYS.index(array),))
-            return {row[0] for row in rows}
-
-    def shard_sizes(self, array: ArrayName) -> list[tuple[int, int]]:
-        """(number, rows) of every shard of the newest commit."""
-        with sqlite_access.translated(self._path):
-            where = "array = ? AND retired IS NULL"
-            return self._connection.execute(
-                f"SELECT number, rows FROM shards WHERE {where}", (ARRAYS.index(array),)
-            ).fetchall()
-
-    def count_retired(self, array: ArrayName) -> int:
-        """How many rows of an array are in its shards and no longer live."""
-        with sqlite_access.translated(self._path):
-            count = f"SELECT coalesce(sum(groups * per_group), 0) FROM {array} WHERE retired IS NOT NULL"
-            return int(self._connection.execute(count).fetchone()[0])
-
-    def check_indexes(self) -> None:
-        """Raises DamagedStoreError unless the indexes by group say what the tables say.
-
-        Only a writer uses them, and no checksum covers them: they would lead it to cut the wrong run.
-        """
-        with sqlite_access.translated(self._path):
-            for table in ("experts", "keys"):
-                by_index, by_row = (
-                    self._connection.execute(
-                        f"SELECT group_id, row FROM {table} {how} WHERE retired IS NULL"
-                    ).fetchall()
-                    for how in (f"INDEXED BY {table}_by_group", "NOT INDEXED")
-                )
-                if by_index != sorted(by_row):
-                    raise DamagedStoreError(
-                        CATALOG_NAME, None, None, f"the index of {table} by group differs from the table"
-                    )
-
-    def close(self) -> None:
-        """Copies the WAL into the file and removes it, unless a reader is in the way."""
-        self._connection.close()
-
-
-class CatalogChanges:
-    """What one commit changes, written into SQLite's open transaction. Rows are buffered and digested in bulk.
-
-    before: the newest commit; commit: the number of the one being made; digest: of the rows live before.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, before: CommitRow, commit: int, digest: int) -> None:
-        self.before = before
-        self.commit = commit
-        self._connection = connection
-        self.experts_retired = 0
-        self._digest = digest
-        self._pending: dict[str, list[Any]] = {table: [] for table in _COLUMNS}
-        self._memories: list[tuple[object, ...]] = []
-        self._cut: dict[str, list[Any]] = {table: [] for table in _COLUMNS}  # runs that went: not yet in the digest
-        self._left: dict[str, list[Any]] = {table: [] for table in _COLUMNS}  # what is left of them: likewise
-
-    def add_groups(self, group_id: int, groups: int, mode: str, activation: str, memory_id: int) -> None:
-        """`groups` of them; the arguments are those of the first (memory_id 0: none has a memory)."""
-        self._add_run("groups", GroupRun(group_id, groups, MODES.index(mode), ACTIVATIONS.index(activation), memory_id))
-
-    def add_experts(self, row: int, expert_id: int, group_id: int, groups: int, per_group: int) -> None:
-        """Of `groups` groups, `per_group` each; the other arguments are those of the first."""
-        self._add_run("experts", ExpertRun(row, expert_id, group_id, groups, per_group))
-
-    def add_keys(self, row: int, group_id: int, groups: int, per_group: int) -> None:
-        """Of `groups` groups, `per_group` each; the other arguments are those of the first."""
-        if per_group:
-            self._add_run("keys", KeyRun(row, group_id, groups, per_group))
-
-    def add_shards(self, shards: Iterable[ShardRow]) -> None:
-        self._pending["shards"] += ((ARRAYS.index(shard.array), *astuple(shard)[1:]) for shard in shards)
-
-    def add_memory(self, memory_id: int, memory: Memory) -> None:
-        fields = (memory.id, memory.question, canonical_json(memory.paraphrases), memory.answer)
-        fields_and_result = (memory_id, *fields, memory.status, memory.nll, memory.tuned_at)
-        self._memories.append((*fields_and_result, _memory_crc(fields_and_result)))
-        if len(self._memories) >= _FLUSH_ROWS:
-            self._flush()
-
-    def retire_group(self, group_id: int) -> bool:
-        """Retires a group with its experts and keys; False when no live group has this id."""
-        self._flush()
-        with self._translated():
-            if not self._retire("groups", GroupRun, group_id):
-                return False
-            if not self._retire("experts", ExpertRun, group_id):
-                raise DamagedStoreError(CATALOG_NAME, None, None, f"the experts of group {group_id} can't be found")
-            self._retire("keys", KeyRun, group_id)
-        return True
-
-    def keep_keys(self, group_id: int, first_row: int, count: int) -> None:
-        """Leaves a live group with those of its keys that are in `count` rows from `first_row` on."""
-        self._flush()
-        with self._translated():
-            self._retire("keys", KeyRun, group_id)
-            where = "FROM keys WHERE group_id = ? AND retired = ?", (group_id, self.commit)
-            ((row, keys, created),) = self._connection.execute(f"SELECT row, per_group, created {where[0]}", where[1])
-            self._connection.execute(f"DELETE {where[0]}", where[1])
-            for start, end in ((row, first_row), (first_row + count, row + keys)):
-                if start < end:
-                    self._insert("keys", [KeyRun(start, group_id, 1, end - start)], created, self.commit)
-        self.add_keys(first_row, group_id, 1, count)
-
-    def drop_memory(self, group: GroupRun) -> None:
-        """Leaves a live group, given as a run of one, without its memory."""
-        self._flush()
-        with self._translated():
-            self._retire("groups", GroupRun, group.id)
-            self._connection.execute("DELETE FROM groups WHERE id = ? AND retired = ?", (group.id, self.commit))
-        self._add_run("groups", group._replace(memory=0))
-
-    def replace_shard(self, before: ShardRow, after: ShardRow) -> None:
-        """Says that another file is in the place of a live shard."""
-        for sign, row in ((-1, before), (1, after)):
-            self._digest += sign * rows_digest(
-                "shards", [[ARRAYS.index(row.array)], *([value] for value in astuple(row)[1:])]
-            )
-        with self._translated():
-            self._connection.execute(
-                "UPDATE shards SET rows = ?, bytes = ?, index_crc = ?, content_crc = ? WHERE array = ? AND number = ?",
-                (*astuple(after)[2:], ARRAYS.index(before.array), before.number),
-            )
-
-    def _retire(self, table: str, kind: type[Run], group_id: int) -> bool:
-        """Cuts a group out of its live run; False when it is in none."""
-        # The last run that starts at or before the group is the only one that can hold it. Groups keep their place in
-        # their table for good; of experts and keys only live runs are ordered so, and the index has just those.
-        first, live = ("id", "") if table == "groups" else ("group_id", "retired IS NULL AND")
-        found = self._connection.execute(
-            f"SELECT * FROM {table} WHERE {live} {first} <= ? ORDER BY {first} DESC LIMIT 1", (group_id,)
-        ).fetchone()
-        if found is None or found[-1] is not None:
-            return False
-        run, created = kind(*found[:-2]), found[-2]
-        position = group_id - found[_COLUMNS[table].index(first)]
-        if position >= run.groups:
-            return False
-        self._connection.execute(f"DELETE FROM {table} WHERE {_COLUMNS[table][0]} = ?", run[:1])
-        parts = without(run, position)
-        self._insert(table, parts, created, None)
-        gone = run.part(position, 1)
-        self._insert(table, [gone], created, self.commit)
-        if isinstance(gone, ExpertRun):
-            self.experts_retired += gone.per_group
-        self._cut[table].append(run)
-        self._left[table] += parts
-        if len(self._cut[table]) >= _FLUSH_ROWS:
-            self._digest_cuts()
-        return True
-
-    def _digest_cuts(self) -> None:
-        for table, width in ((table, len(columns)) for table, columns in _COLUMNS.items()):
-            self._digest -= rows_digest(table, list(_matrix(self._cut[table], width).T))
-            self._digest += rows_digest(table, list(_matrix(self._left[table], width).T))
-            self._cut[table].clear()
-            self._left[table].clear()
-
-    def _insert(self, table: str, rows: Sequence[tuple[int, ...]], created: int, retired: int | None) -> None:
-        marks = ", ".join("?" * (len(_COLUMNS[table]) + 2))
-        self._connection.executemany(
-            f"INSERT INTO {table} VALUES ({marks})", ((*row, created, retired) for row in rows)
-        )
-
-    def _insert_live(self, table: str, runs: NDArray[np.int64], created: NDArray[np.int64]) -> None:
-        marks = ", ".join("?" * len(_COLUMNS[table]))
-        rows = np.column_stack((runs, created)).tolist()
-        self._connection.executemany(f"INSERT INTO {table} VALUES ({marks}, ?, NULL)", rows)
-
-    def set_meta(self, name: str, value: object) -> None:
-        """Puts `value` (JSON-able) in the place of what `name` held."""
-        text = canonical_json(value)
-        held = "WHERE name = ? AND retired IS NULL"
-        with self._translated():
-            for row in self._connection.execute(f"SELECT name, value FROM meta {held}", (name,)).fetchall():
-                self._digest -= _meta_digest([row])
-            self._connection.execute(f"UPDATE meta SET retired = ? {held}", (self.commit, name))
-            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?, NULL)", (name, text, self.commit))
-        self._digest += _meta_digest([(name, text)])
-
-    def move(self, table: ArrayName, groups: NDArray[np.int64], row: int) -> None:
-        """The rows of these live groups are in new places: one after the other, from `row` on.
-
-        groups: runs of one group each, as runs.spelled_out gives them, in the order of their new places.
-        """
-        self._flush()
-        columns = ", ".join(_COLUMNS[table])
-        with self._translated():
-            found = self._connection.execute(f"SELECT {columns}, created FROM {table} WHERE retired IS NULL")
-            live = _matrix(found, len(_COLUMNS[table]) + 1)
-            live = live[np.argsort(live[:, -4])]  # by group
-            held = np.searchsorted(live[:, -4], groups[:, -3], "right") - 1
-            touched = live[np.unique(held)]
-            cut, since = touched[:, :-1], touched[:, -1]
-            each = spelled_out(cut)
-            source = np.repeat(np.arange(len(cut)), cut[:, -2])
-            stays = ~np.isin(each[:, -3], groups[:, -3])
-            left, first = packed(each[stays], source[stays])
-            moved = groups.copy()
-            moved[:, 0] = row + np.cumsum(groups[:, -1]) - groups[:, -1]
-            moved, _ = packed(moved)
-            self._connection.executemany(f"DELETE FROM {table} WHERE row = ?", cut[:, :1].tolist())
-            self._insert_live(table, left, since[source[stays][first]])
-            self._insert_live(table, moved, np.full(len(moved), self.commit))
-        for sign, rows in ((-1, cut), (1, left), (1, moved)):
-            self._digest += sign * rows_digest(table, list(rows.T))
-
-    def drop_shards(self, array: ArrayName, numbers: Sequence[int], rows_per_shard: int) -> None:
-        """These shards, in which no row is live, are no more, and neither are the retired rows in them."""
-        self._flush()
-        width = len(_COLUMNS["shards"])
-        with self._translated():
-            for number in numbers:
-                where = (ARRAYS.index(array), number)
-                shard = _table(self._connection, "shards", "WHERE array = ? AND number = ?", where)
-                self._digest -= rows_digest("shards", list(shard.reshape(-1, width).T))
-                self._connection.execute("DELETE FROM shards WHERE array = ? AND number = ?", where)
-                self._forget_rows(array, number * rows_per_shard, (number + 1) * rows_per_shard)
-
-    def _forget_rows(self, table: ArrayName, start: int, end: int) -> None:
-        """Deletes what is retired in rows `start` to `end` - 1. A retired run is of one group, so it can be cut."""
-        found = self._connection.execute(
-            f"SELECT * FROM {table} WHERE retired IS NOT NULL AND row >= ? AND row < ? UNION ALL SELECT * FROM "
-            f"(SELECT * FROM {table} WHERE retired IS NOT NULL AND row < ? ORDER BY row DESC LIMIT 1)",
-            (start, end, start),
-        ).fetchall()
-        for *run, created, retired in found:
-            first, last = run[0], run[0] + run[-1]
-            if last <= start:
-                continue
-            self._connection.execute(f"DELETE FROM {table} WHERE row = ?", (first,))
-            for kept_from, kept_to in ((first, min(last, start)), (max(first, end), last)):
-                if kept_from < kept_to:
-                    places = [value + kept_from - first for value in run[:-3]]
-                    self._insert(table, [(*places, run[-3], 1, kept_to - kept_from)], created, retired)
-
-    def forget_groups(self, seen_until: int) -> tuple[int, bool]:
-        """Deletes the texts of groups that are gone: retired, no record of theirs in a shard, and in no snapshot.
-
-        seen_until: the oldest commit that a snapshot holds; the groups retired by then are in none. Returns how many
-        there were, and whether anything changed: values of meta that were replaced go as well.
-        """
-        self._flush()
-        before = self._connection.total_changes
-        gone = "retired IS NOT NULL AND retired <= ?"
-        with self._translated():
-            runs = self._connection.execute(f"SELECT id, groups, memory FROM groups WHERE {gone}", (seen_until,))
-            found = _matrix(runs, 3)
-            held = self._connection.execute("SELECT group_id, groups FROM experts WHERE retired IS NOT NULL")
-            still = _matrix(held, 2)[:, 0]  # retired runs are of one group each
-            found = found[~np.isin(found[:, 0], still)]
-            memories = ((memory, memory + groups - 1) for _, groups, memory in found.tolist() if memory)
-            self._connection.executemany("DELETE FROM memories WHERE id BETWEEN ? AND ?", memories)
-            self._connection.executemany("DELETE FROM groups WHERE id = ?", ((run,) for run in found[:, 0].tolist()))
-            self._connection.execute("DELETE FROM meta WHERE retired IS NOT NULL")
-        return int(found[:, 1].sum()), self._connection.total_changes > before
-
-    def write_commit(self, row: CommitRow) -> None:
-        self._flush()
-        self._digest_cuts()
-        with self._translated():
-            digest = signed(self._digest + row.digest())
-            self._connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*astuple(row), digest))
-            _write_version(self._connection, row.id)
-
-    def _add_run(self, table: str, run: Run) -> None:
-        pending = self._pending[table]
-        whole = joined(pending[-1], run) if pending else None
-        if whole is None:
-            pending.append(run)
-        else:
-            pending[-1] = whole
-        if len(pending) >= _FLUSH_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        with self._translated():
-            for table, rows in self._pending.items():
-                if rows:
-                    self._insert(table, rows, self.commit, None)
-                    self._digest += rows_digest(table, list(_matrix(rows, len(_COLUMNS[table])).T))
-                    rows.clear()
-            if self._memories:
-                self._connection.executemany("INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._memories)
-                self._memories.clear()
-
-    def _translated(self) -> AbstractContextManager[None]:
-        return sqlite_access.translated(Path(CATALOG_NAME))
-
-
-def _newest(connection: sqlite3.Connection) -> tuple[CommitRow, int]:
+def newest_commit(connection: sqlite3.Connection) -> tuple[CommitRow, int]:
     """The newest commit and its digest.
 
     Its number is kept a second time in the file's header (`user_version`), since damage to the page that holds
@@ -589,10 +222,6 @@ def _newest(connection: sqlite3.Connection) -> tuple[CommitRow, int]:
             CATALOG_NAME, None, None, f"the newest commit is {row}, the file's header says {version}"
         )
     return CommitRow(*row[:-1]), row[-1]
-
-
-def _write_version(connection: sqlite3.Connection, commit: int) -> None:
-    connection.execute(f"PRAGMA user_version = {commit & 0x7FFFFFFF}")
 
 
 def _check_room(rows: Mapping[str, NDArray[np.int64]]) -> None:
@@ -610,13 +239,13 @@ def _check_room(rows: Mapping[str, NDArray[np.int64]]) -> None:
 
 def _load_state(directory: Path, known: CatalogState | None, connection: sqlite3.Connection) -> CatalogState:
     try:
-        newest, digest = _newest(connection)
+        newest, digest = newest_commit(connection)
         if known is not None and (known.commit, known.digest) == (newest, digest):
             return known
         at = {"commit": newest.id}
         meta = connection.execute(f"SELECT name, value FROM meta WHERE {_LIVE}", at).fetchall()
-        rows = {table: _table(connection, table, f"WHERE {_LIVE}", at) for table in _COLUMNS}
-        total = newest.digest() + _meta_digest(meta)
+        rows = {table: table_rows(connection, table, f"WHERE {_LIVE}", at) for table in COLUMNS}
+        total = newest.digest() + meta_digest(meta)
         total += sum(rows_digest(table, list(columns.T)) for table, columns in rows.items())
         if signed(total) != digest:
             raise DamagedStoreError(
@@ -640,21 +269,21 @@ def _load_state(directory: Path, known: CatalogState | None, connection: sqlite3
         raise DamagedStoreError(CATALOG_NAME, None, None, f"a row is not what was written: {error!r}") from error
 
 
-def _table(
+def table_rows(
     connection: sqlite3.Connection, table: str, where: str, parameters: Mapping[str, int] | Sequence[int]
 ) -> NDArray[np.int64]:
     """The digested columns of rows of `table`, int64 [rows, columns], in the order of its primary key."""
-    columns = _COLUMNS[table]
+    columns = COLUMNS[table]
     order = "array, number" if table == "shards" else columns[0]
     cursor = connection.execute(f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY {order}", parameters)
-    return _matrix(cursor, len(columns))
+    return matrix(cursor, len(columns))
 
 
-def _matrix(rows: Iterable[tuple[int, ...]], width: int) -> NDArray[np.int64]:
+def matrix(rows: Iterable[tuple[int, ...]], width: int) -> NDArray[np.int64]:
     return np.fromiter(chain.from_iterable(rows), dtype=np.int64).reshape(-1, width)
 
 
-def _meta_digest(rows: Sequence[tuple[str, str]]) -> int:
+def meta_digest(rows: Sequence[tuple[str, str]]) -> int:
     """Raises TypeError where damage has made something else than text of a name or value."""
     if not all(isinstance(text, str) for row in rows for text in row):
         raise TypeError("a name or value of meta is no text")
@@ -681,12 +310,12 @@ def _load_memories(ids: list[int], connection: sqlite3.Connection) -> list[Memor
 def _memory_problem(memory_id: int, row: Sequence[Any] | None) -> str | None:
     if row is None:
         return f"memory {memory_id} is missing"
-    return None if _memory_crc(row[:-1]) == row[-1] else f"memory {memory_id} does not match its checksum"
+    return None if memory_crc(row[:-1]) == row[-1] else f"memory {memory_id} does not match its checksum"
 
 
 def memory_of(row: Sequence[Any]) -> Memory | None:
     """The memory in a row of `memories`; None where it does not match its checksum."""
-    return _memory(row) if _memory_crc(row[:-1]) == row[-1] else None
+    return _memory(row) if memory_crc(row[:-1]) == row[-1] else None
 
 
 def _memory(row: Sequence[Any]) -> Memory:
@@ -694,7 +323,7 @@ def _memory(row: Sequence[Any]) -> Memory:
     return Memory(question, answer, tuple(json.loads(paraphrases)), name, status, nll, tuned_at)
 
 
-def _memory_crc(fields: Sequence[object]) -> int | None:
+def memory_crc(fields: Sequence[object]) -> int | None:
     """None where damage has made a field what no memory has: bytes, or a number that is none."""
     try:
         return text_crc(canonical_json(fields))

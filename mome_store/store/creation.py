@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from mome_store.errors import StoreExistsError
-from mome_store.store.catalog import CATALOG_NAME, create_catalog
+from mome_store.store.catalog import CATALOG_NAME
+from mome_store.store.catalog_writer import create_catalog
 from mome_store.store.files import FileOperations, replace_file, temporary_path, writing
 from mome_store.store.lock import LOCK_NAME, WriterLock
 from mome_store.store.zarr_metadata import ARRAYS, ZARR_JSON, StoreLayout, array_metadata, group_metadata

@@ -73,11 +73,7 @@ class FileOperations:
 
     def fsync_directory(self, path: Path) -> None:
         """Makes the names in a directory durable."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        fsync_path(path)
 
 
 @contextmanager
@@ -134,6 +130,15 @@ def replace_file(files: FileOperations, path: Path, content: bytes) -> None:
             files.close(fd)
         files.rename(temporary, path)
         files.fsync_directory(path.parent)
+
+
+def fsync_path(path: Path) -> None:
+    """Makes a file's bytes durable, or a directory's names."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def temporary_path(path: Path) -> Path:

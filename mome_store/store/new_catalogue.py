@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mome_store.errors import DamagedStoreError
 from mome_store.store import catalog, remains
-from mome_store.store.catalog import ACTIVATIONS, CATALOG_NAME, MODES, CatalogChanges, CatalogState, CommitRow
+from mome_store.store.catalog import ACTIVATIONS, CATALOG_NAME, MODES, CatalogState, CommitRow
+from mome_store.store.catalog_changes import CatalogChanges
 from mome_store.store.rebuild import Rebuilt, rebuild, shard_numbers_on_disk
 from mome_store.store.repair_plan import Loss, Plan, Written, facts_text
 from mome_store.store.runs import ExpertRun, GroupRun, KeyRun, expert_columns, group_columns

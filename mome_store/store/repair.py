@@ -21,7 +21,8 @@ from typing import Any
 from mome_store.errors import DamagedStoreError, ReadError, SchemaError
 from mome_store.store import catalog
 from mome_store.store.aside import Aside
-from mome_store.store.catalog import ACTIVATIONS, CATALOG_NAME, MODES, CatalogState, CatalogWriter, CommitRow
+from mome_store.store.catalog import ACTIVATIONS, CATALOG_NAME, MODES, CatalogState, CommitRow
+from mome_store.store.catalog_writer import CatalogWriter, write_catalog
 from mome_store.store.creation import is_unfinished
 from mome_store.store.files import FileOperations, replace_file, temporary_path, writing
 from mome_store.store.lock import WriterLock
@@ -205,7 +206,7 @@ class _Repair:
 
     def _write_catalogue(self, commit: CommitRow, fill: Edit, written: Written) -> CommitRow:
         path = temporary_path(self._directory / REPAIRED)
-        catalog.write_catalog(path, commit, lambda changes: fill(changes, written))
+        write_catalog(path, commit, lambda changes: fill(changes, written))
         with writing(path):
             self._files.rename(path, self._directory / REPAIRED)
             self._files.fsync_directory(self._directory)

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from mome_store.store.catalog import CatalogChanges, CommitRow
+from mome_store.store.catalog import CommitRow
+from mome_store.store.catalog_changes import CatalogChanges
 from mome_store.store.memory import Memory
 from mome_store.store.salvage import NewShard
 from mome_store.store.shard import ShardRow

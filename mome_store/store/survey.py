@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from mome_store.errors import DamagedStoreError, ReadError
-from mome_store.store.catalog import CATALOG_NAME, CatalogChanges, CatalogState, load_memories
+from mome_store.store.catalog import CATALOG_NAME, CatalogState, load_memories
+from mome_store.store.catalog_changes import CatalogChanges
 from mome_store.store.damage import Damage
 from mome_store.store.memory import Memory
 from mome_store.store.repair_plan import Loss, Plan, Written, facts_text

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mome_store.errors import MomeError, SchemaError, TransactionError, UnknownIdError
-from mome_store.store.catalog import ACTIVATIONS, MODES, STORE_META, CatalogWriter, CommitRow
+from mome_store.store.catalog import ACTIVATIONS, MODES, STORE_META, CommitRow
+from mome_store.store.catalog_writer import CatalogWriter
 from mome_store.store.checksum import canonical_json
 from mome_store.store.files import FileOperations, replace_file, temporary_path
 from mome_store.store.memory import Memory

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mome_store.errors import MomeError, StoreWarning, TransactionError
-from mome_store.store.catalog import CatalogWriter, load_state
+from mome_store.store.catalog import load_state
+from mome_store.store.catalog_writer import CatalogWriter
 from mome_store.store.compaction import (
     Chunk,
     CompactionReport,

@@ -19,7 +19,7 @@ from mome_store.errors import StoreNotFoundError
 from mome_store.routing.index import build_index
 from mome_store.routing.index_cache import load_or_build_index
 from mome_store.store import ExpertStore, Memory, compaction, transaction, verify
-from mome_store.store.catalog import CatalogWriter
+from mome_store.store.catalog_writer import CatalogWriter
 from tests.store.simulated_disk import CATALOG, Frozen, SimulatedDisk
 
 pytestmark = pytest.mark.fault

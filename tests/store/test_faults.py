@@ -22,7 +22,7 @@ import pytest
 
 from mome_store.errors import StoreNotFoundError, TransactionError, WriteError
 from mome_store.store import ExpertStore, Memory, compaction, statistics, transaction, verify
-from mome_store.store.catalog import CatalogWriter
+from mome_store.store.catalog_writer import CatalogWriter
 from mome_store.store.files import FileOperations
 
 pytestmark = pytest.mark.fault

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mome_store.errors import DamagedStoreError, SchemaError, StoreLockedError, StoreNotFoundError, WriteError
 from mome_store.store import ExpertStore, RepairReport, repair, verify
-from mome_store.store.catalog import CatalogWriter
+from mome_store.store.catalog_writer import CatalogWriter
 from mome_store.store.files import FileOperations
 from mome_store.store.repair import REPAIRED
 
