@@ -19,6 +19,7 @@ import errno
 import os
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ T = TypeVar("T")
 
 BUSY_SECONDS = 10.0
 _ATTEMPTS = 20
+_PAUSE_SECONDS = 1e-3  # longer before each attempt: a writer that is opening or closing may have been put to sleep
 
 
 def open_writer(path: Path, create: bool = False) -> sqlite3.Connection:
@@ -64,7 +66,8 @@ def open_writer(path: Path, create: bool = False) -> sqlite3.Connection:
 def read(path: Path, query: Callable[[sqlite3.Connection], T]) -> T:
     """`query`'s result, from one consistent state of the catalogue at `path`. `query` may be called several times."""
     failure: MomeError = ReadError(path, 0, errno.EAGAIN)
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
+        time.sleep(attempt * _PAUSE_SECONDS)
         before = _state(path)
         try:
             result = _read_once(path, before, query)
