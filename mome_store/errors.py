@@ -117,6 +117,15 @@ class DeviceMemoryError(MomeError, MemoryError):
         super().__init__(f"{device} has no {bytes} bytes of memory left for the expert cache; lower its capacity")
 
 
+class DeviceError(MomeError):
+    """A device is not there, can't be used or was lost. Attributes: `device`, `problem` (what its driver reported)."""
+
+    def __init__(self, device: str, problem: str) -> None:
+        self.device = device
+        self.problem = problem
+        super().__init__(f"{device}: {problem}")
+
+
 class BaseModelMismatchError(MomeError):
     """The store's experts were trained beside another base model, or the base model can't be found."""
 

@@ -92,6 +92,14 @@ struct DeviceMemoryError : std::runtime_error {
     int64_t bytes;
 };
 
+// A device is not there, can't be used or was lost: what its driver or its runtime library reported.
+struct DeviceError : std::runtime_error {
+    DeviceError(std::string device_, std::string problem_)
+        : std::runtime_error(device_ + ": " + problem_), device(std::move(device_)), problem(std::move(problem_)) {}
+    std::string device;
+    std::string problem;
+};
+
 // The two that only csrc/catalog reports: there is no store, or it is in a format that this version does not know.
 struct StoreNotFoundError : std::runtime_error {
     using std::runtime_error::runtime_error;
@@ -117,7 +125,7 @@ struct ClosedError : std::runtime_error {
 // What went wrong in another thread, as a value: an exception object must not be shared between threads. `raise` makes
 // it one again.
 struct Failure {
-    enum class Kind { none, read, damage, other };
+    enum class Kind { none, read, damage, device, other };
 
     static Failure of(const ReadError& error) {
         return {.kind = Kind::read, .path = error.path, .offset = error.offset, .error_number = error.error_number};
@@ -129,6 +137,9 @@ struct Failure {
                 .expert_id = error.expert_id,
                 .problem = error.problem};
     }
+    static Failure of(const DeviceError& error) {
+        return {.kind = Kind::device, .path = error.device, .problem = error.problem};
+    }
     // Of the exception that is being handled.
     static Failure current() {
         try {
@@ -136,6 +147,8 @@ struct Failure {
         } catch (const ReadError& error) {
             return of(error);
         } catch (const DamagedStoreError& error) {
+            return of(error);
+        } catch (const DeviceError& error) {
             return of(error);
         } catch (const std::exception& error) {
             return {.kind = Kind::other, .problem = error.what()};
@@ -147,6 +160,7 @@ struct Failure {
     [[noreturn]] void raise() const {
         if (kind == Kind::read) throw ReadError(path, offset, error_number);
         if (kind == Kind::damage) throw DamagedStoreError(path, row, expert_id, problem);
+        if (kind == Kind::device) throw DeviceError(path, problem);
         throw std::runtime_error(problem);
     }
 

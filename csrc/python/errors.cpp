@@ -29,6 +29,8 @@ void translate(std::exception_ptr raised) {
         set_error("CapacityError", error.needed, error.slots);
     } catch (const DeviceMemoryError& error) {
         set_error("DeviceMemoryError", error.device, error.bytes);
+    } catch (const DeviceError& error) {
+        set_error("DeviceError", error.device, error.problem);
     } catch (const ClosedError& error) {
         set_error("ClosedError", error.what());
     } catch (const ReadError& error) {
