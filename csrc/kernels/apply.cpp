@@ -23,27 +23,16 @@
 namespace mome {
 namespace {
 
-void require(bool holds, const char* what) {
-    if (!holds) throw SchemaError(what);
-}
-
 void validate(const ApplyArguments& a) {
-    require(a.x.rows == a.y.rows, "x and y must have the same number of rows");
-    require(a.x.columns > 0 && a.x.columns % 8 == 0, "d_in, the last dimension of x, must be a positive multiple of 8");
-    require(a.y.columns > 0 && a.y.columns % 8 == 0,
-            "d_out, the last dimension of y, must be a positive multiple of 8");
-    require(a.y.rows <= 1 || std::abs(a.y.stride) >= a.y.columns, "the rows of y overlap");
-    if (a.rows.last_row() >= a.y.rows) {
-        throw SchemaError("row_index " + std::to_string(a.rows.last_row()) + " is not in 0.." +
-                          std::to_string(a.y.rows - 1));
-    }
-    require(a.a_offset >= 0 && a.a_offset % RecordLayout::kSectionAlignment == 0 &&
-                a.b_offset % RecordLayout::kSectionAlignment == 0,
-            "a_offset and b_offset must be multiples of 256");
-    require(a.rows.highest_rank() * a.x.columns * bytes_of(a.weight_dtype) <= a.b_offset - a.a_offset,
-            "A does not fit between a_offset and b_offset");
-    require(!a.accumulate || a.y.dtype == DType::float32, "y must be float32 to accumulate");
-    require(a.threads >= 1, "threads must be at least 1");
+    check_shape({.y = a.y,
+                 .x = a.x,
+                 .last_row = a.rows.last_row(),
+                 .highest_rank = a.rows.highest_rank(),
+                 .a_offset = a.a_offset,
+                 .b_offset = a.b_offset,
+                 .weight_dtype = a.weight_dtype,
+                 .accumulate = a.accumulate});
+    if (a.threads < 1) throw SchemaError("threads must be at least 1");
 }
 
 // Bytes of weights times rows from which a call is shared among threads: some 80 us of one thread's work. Waking

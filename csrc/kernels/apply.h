@@ -16,20 +16,11 @@
 
 #include <cstdint>
 
-#include "format/layout.h"
 #include "kernels/isa.h"
+#include "kernels/matrix.h"
 #include "kernels/routed_rows.h"
 
 namespace mome {
-
-// Rows of vectors; a row is contiguous, the stride (in elements) is free.
-struct Matrix {
-    std::byte* data;
-    DType dtype;
-    int64_t rows;
-    int64_t columns;
-    int64_t stride;
-};
 
 struct ApplyArguments {
     Matrix y;                // [n, d_out]

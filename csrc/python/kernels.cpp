@@ -13,6 +13,7 @@
 #include "kernels/inner_products.h"
 #include "kernels/read_bandwidth.h"
 #include "python/bindings.h"
+#include "python/routed_rows.h"
 #include "python/tensor.h"
 
 namespace py = pybind11;
@@ -26,52 +27,6 @@ Isa isa_named(const std::string& name) {
     }
     throw SchemaError("this machine does not run the instruction set " + name);
 }
-
-DType dtype_with_code(int code) {
-    if (code < 0 || code > 2) throw SchemaError("weight_dtype must be 0 (bfloat16), 1 (float16) or 2 (float32)");
-    return static_cast<DType>(code);
-}
-
-RoutedRows::Tables tables_of(py::handle row_index, py::handle row_sequence, py::handle expert_indptr,
-                             py::handle expert_base, py::handle expert_rank, py::handle expert_weight) {
-    return {.row_index = vector<int32_t>(row_index, "row_index"),
-            .row_sequence = vector<int32_t>(row_sequence, "row_sequence"),
-            .expert_indptr = vector<int32_t>(expert_indptr, "expert_indptr"),
-            .expert_base = vector<int64_t>(expert_base, "expert_base"),
-            .expert_rank = vector<int32_t>(expert_rank, "expert_rank"),
-            .expert_weight = vector<float>(expert_weight, "expert_weight")};
-}
-
-// Routed rows of its own: what Python does to the tensors that they were made from can't reach them. It holds on to
-// the tensor of addresses, for that one may keep a lease.
-class OwnedRows {
-  public:
-    OwnedRows(py::handle row_index, py::handle row_sequence, py::handle expert_indptr, py::object expert_base,
-              py::handle expert_rank, py::handle expert_weight)
-        : OwnedRows(tables_of(row_index, row_sequence, expert_indptr, expert_base, expert_rank, expert_weight)) {
-        owner_ = std::move(expert_base);
-    }
-    OwnedRows(const OwnedRows&) = delete;
-    OwnedRows& operator=(const OwnedRows&) = delete;
-
-    const RoutedRows& rows() const { return rows_; }
-
-  private:
-    explicit OwnedRows(const RoutedRows::Tables& t)
-        : row_index_(t.row_index.begin(), t.row_index.end()),
-          row_sequence_(t.row_sequence.begin(), t.row_sequence.end()),
-          indptr_(t.expert_indptr.begin(), t.expert_indptr.end()),
-          base_(t.expert_base.begin(), t.expert_base.end()),
-          rank_(t.expert_rank.begin(), t.expert_rank.end()),
-          weight_(t.expert_weight.begin(), t.expert_weight.end()) {}
-
-    std::vector<int32_t> row_index_, row_sequence_, indptr_;
-    std::vector<int64_t> base_;
-    std::vector<int32_t> rank_;
-    std::vector<float> weight_;
-    RoutedRows rows_{{row_index_, row_sequence_, indptr_, base_, rank_, weight_}};
-    py::object owner_;
-};
 
 void apply(const RoutedRows& rows, py::handle y, py::handle x, int64_t a_offset, int64_t b_offset, float alpha,
            int weight_dtype, bool accumulate, int threads, const std::optional<std::string>& isa) {

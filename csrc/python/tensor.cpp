@@ -14,10 +14,10 @@ namespace {
 
 struct Names {
     py::str data_ptr = intern("data_ptr"), shape = intern("shape"), stride = intern("stride"), dtype = intern("dtype"),
-            is_cpu = intern("is_cpu");
+            is_cpu = intern("is_cpu"), is_cuda = intern("is_cuda"), get_device = intern("get_device");
     // torch.dtype objects are singletons.
     py::object bfloat16 = torch("bfloat16"), float16 = torch("float16"), float32 = torch("float32"),
-               int32 = torch("int32"), int64 = torch("int64");
+               int32 = torch("int32"), int64 = torch("int64"), uint8 = torch("uint8");
 
     static py::str intern(const char* name) { return py::reinterpret_steal<py::str>(PyUnicode_InternFromString(name)); }
     static py::object torch(const char* name) { return py::module_::import("torch").attr(name); }
@@ -54,9 +54,11 @@ int64_t item(const py::object& tuple, py::ssize_t i) {
     return integer(PyTuple_GET_ITEM(tuple.ptr(), i));
 }
 
-std::byte* address(py::handle tensor, const char* name) {
-    if (attribute(tensor, names().is_cpu).ptr() != Py_True) {
-        throw wrong(name, "on the cpu", tensor.attr("device"));
+std::byte* address(py::handle tensor, const char* name, int place) {
+    const bool is_there = attribute(tensor, place == kCpu ? names().is_cpu : names().is_cuda).ptr() == Py_True &&
+                          (place == kCpu || integer(call(tensor, names().get_device)) == place);
+    if (!is_there) {
+        throw wrong(name, place == kCpu ? "on the cpu" : "on cuda:" + std::to_string(place), tensor.attr("device"));
     }
     return reinterpret_cast<std::byte*>(integer(call(tensor, names().data_ptr)));
 }
@@ -75,10 +77,14 @@ template <>
 const py::object& dtype_of<float>() {
     return names().float32;
 }
+template <>
+const py::object& dtype_of<uint8_t>() {
+    return names().uint8;
+}
 
 }  // namespace
 
-Matrix matrix(py::handle tensor, const char* name) {
+Matrix matrix(py::handle tensor, const char* name, int place) {
     const py::object dtype = attribute(tensor, names().dtype);
     DType code{};
     if (dtype.is(names().float32)) {
@@ -108,22 +114,33 @@ Matrix matrix(py::handle tensor, const char* name) {
         }
         rows *= size;
     }
-    return {.data = address(tensor, name), .dtype = code, .rows = rows, .columns = columns, .stride = row_stride};
+    return {
+        .data = address(tensor, name, place), .dtype = code, .rows = rows, .columns = columns, .stride = row_stride};
 }
 
 template <class T>
-std::span<const T> vector(py::handle tensor, const char* name) {
+std::span<const T> vector(py::handle tensor, const char* name, int place) {
     const py::object dtype = attribute(tensor, names().dtype);
     if (!dtype.is(dtype_of<T>())) throw wrong(name, py::str(dtype_of<T>()).cast<std::string>(), dtype);
     const py::object shape = attribute(tensor, names().shape);
     if (PyTuple_Size(shape.ptr()) != 1) throw wrong(name, "a tensor of one dimension", shape);
     const int64_t count = item(shape, 0), stride = item(call(tensor, names().stride), 0);
     if (stride != 1 && count > 1) throw SchemaError(std::string(name) + " must be contiguous");
-    return {reinterpret_cast<const T*>(address(tensor, name)), static_cast<size_t>(count)};
+    return {reinterpret_cast<const T*>(address(tensor, name, place)), static_cast<size_t>(count)};
 }
 
-template std::span<const int32_t> vector<int32_t>(py::handle, const char*);
-template std::span<const int64_t> vector<int64_t>(py::handle, const char*);
-template std::span<const float> vector<float>(py::handle, const char*);
+template std::span<const int32_t> vector<int32_t>(py::handle, const char*, int);
+template std::span<const int64_t> vector<int64_t>(py::handle, const char*, int);
+template std::span<const float> vector<float>(py::handle, const char*, int);
+
+std::span<std::byte> bytes(py::handle tensor, const char* name, int place) {
+    const auto values = vector<uint8_t>(tensor, name, place);
+    return {reinterpret_cast<std::byte*>(const_cast<uint8_t*>(values.data())), values.size()};
+}
+
+DType dtype_with_code(int code) {
+    if (code < 0 || code > 2) throw SchemaError("weight_dtype must be 0 (bfloat16), 1 (float16) or 2 (float32)");
+    return static_cast<DType>(code);
+}
 
 }  // namespace mome::python

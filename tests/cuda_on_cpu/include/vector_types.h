@@ -1,8 +1,12 @@
-// The two small vectors that say where a thread is.
+// The small vectors: where a thread is, and what one load brings.
 #pragma once
 
 struct uint3 {
     unsigned int x, y, z;
+};
+
+struct alignas(16) uint4 {
+    unsigned int x, y, z, w;
 };
 
 struct dim3 {
