@@ -16,7 +16,7 @@ import pytest
 
 from tests.damage.damaged_store import EXACT, FOUND_BY_VERIFY, REBUILT, REFUSED, Damage, damaged_copy
 from tests.damage.small_store import PAGE_BYTES, files_of
-from tests.damage.sqlite_pages import HEADER, UNUSED, parts_of
+from tests.damage.sqlite_pages import HEADER, SCHEMA, UNUSED, parts_of
 from tests.damage.trials import Attempt, Try
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.timeout(7200)]
@@ -34,6 +34,9 @@ HARMLESS = {
     "meta",  # a value that was replaced, and since when another is there
     *("shards", "groups", "experts", "keys"),  # since when a row is there
 }
+# And a few that SQLite, its integrity check included, takes for the same: the number of a definition's row; an id beside
+# the row's own number, which is the one that counts; how long the head of an index entry is.
+SAME_TO_SQLITE = {SCHEMA, "memories", "experts_by_group", "keys_by_group"}
 
 
 def test_these_are_all_files(small_store: Path) -> None:
@@ -72,7 +75,9 @@ def test_every_bit(file: str, small_store: Path, outcomes: Callable[..., Counter
         assert set(counts) == {REBUILT}
     elif file == "catalog.sqlite":
         harmless = {outcome.partition(": ")[2] for outcome in counts} - {""}
-        assert harmless <= HARMLESS and set(counts) <= {REFUSED, FOUND_BY_VERIFY} | {f"{EXACT}: {h}" for h in harmless}
+        assert harmless <= HARMLESS | SAME_TO_SQLITE
+        assert set(counts) <= {REFUSED, FOUND_BY_VERIFY} | {f"{EXACT}: {part}" for part in harmless}
+        assert sum(counts[f"{EXACT}: {part}"] for part in SAME_TO_SQLITE) < 20
     elif file.endswith("zarr.json") and file != "zarr.json":  # more rows than there are: what a crash leaves too
         assert counts[EXACT] < 10 and set(counts) <= {REFUSED, EXACT}
     else:
