@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 BIN := .venv/bin
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
-CPP_FILES = $(shell find csrc tests/cpp examples -name '*.cpp' -o -name '*.h')
+CPP_FILES = $(shell find csrc tests/cpp tests/cuda_on_cpu examples -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
 
 .PHONY: setup demo test test-all test-cpp lint format bench sanitize fuzz clean
 .DEFAULT_GOAL := setup

@@ -1,6 +1,7 @@
-"""Builds the extension `mome_store._core` with CMake and Ninja; everything else is in pyproject.toml.
+"""Builds the extension `mome_store._core` with CMake and Ninja, and `mome_store._cuda` beside it; everything else is in
+pyproject.toml.
 
-`MOME_CMAKE_ARGS` adds arguments to the configure step, for example `-DMOME_SANITIZE=address`.
+`MOME_CUDA` says whether there is a CUDA half: "auto" (the default: where nvcc is found), "on" or "off". `MOME_CMAKE_ARGS` adds arguments to the configure step, for example `-DMOME_SANITIZE=address`.
 """
 
 import os
@@ -40,13 +41,16 @@ class CMakeBuild(build_ext):
             f"-DMOME_EXTENSION_DIR={target.parent}",
             "-DMOME_BUILD_EXTENSION=ON",
             "-DMOME_BUILD_TESTS=OFF",
+            f"-DMOME_CUDA={os.environ.get('MOME_CUDA', 'auto').upper()}",
             *shlex.split(os.environ.get("MOME_CMAKE_ARGS", "")),
         ]
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+        for stale in target.parent.glob("_cuda*.so"):
+            stale.unlink()
         jobs = str(self.parallel or os.cpu_count() or 1)
         subprocess.run(configure, check=True, env=environment)
         subprocess.run(
-            ["cmake", "--build", str(build), "--target", "_core", "--parallel", jobs], check=True, env=environment
+            ["cmake", "--build", str(build), "--target", "extension", "--parallel", jobs], check=True, env=environment
         )
 
 

@@ -47,24 +47,22 @@ class CpuStream final : public CopyStream {
         put(Stop{});
         worker_.join();
     }
-    void copy(std::byte* to_device, const std::byte* from_host, size_t bytes) override {
-        put(Copy{.to = to_device, .from = from_host, .bytes = bytes});
+    void copy(std::span<const Copy> copies) override {
+        for (const Copy& copy : copies)
+            put(copy);
     }
-    std::unique_ptr<Event> record() override {
+    std::shared_ptr<Event> record() override {
         std::promise<void> promise;
-        auto event = std::make_unique<CpuEvent>(promise.get_future());
+        auto event = std::make_shared<CpuEvent>(promise.get_future());
         put(std::move(promise));
         return event;
     }
+    void wait(const std::shared_ptr<Event>& event) override { put(event); }
+    void drain() noexcept override { record()->wait(); }
 
   private:
-    struct Copy {
-        std::byte* to;
-        const std::byte* from;
-        size_t bytes;
-    };
     struct Stop {};
-    using Command = std::variant<Copy, std::promise<void>, Stop>;
+    using Command = std::variant<Copy, std::promise<void>, std::shared_ptr<Event>, Stop>;
 
     void put(Command command) {
         {
@@ -84,9 +82,11 @@ class CpuStream final : public CopyStream {
         for (;;) {
             Command command = take();
             if (const auto* copy = std::get_if<Copy>(&command)) {
-                std::memcpy(copy->to, copy->from, copy->bytes);
-            } else if (auto* event = std::get_if<std::promise<void>>(&command)) {
-                event->set_value();
+                std::memcpy(copy->to_device, copy->from_host, copy->bytes);
+            } else if (auto* recorded = std::get_if<std::promise<void>>(&command)) {
+                recorded->set_value();
+            } else if (const auto* awaited = std::get_if<std::shared_ptr<Event>>(&command)) {
+                (*awaited)->wait();
             } else {
                 return;
             }
@@ -108,6 +108,14 @@ class CpuDevice final : public Device {
         return std::make_unique<MappedMemory>(bytes);
     }
     std::unique_ptr<CopyStream> make_stream() override { return std::make_unique<CpuStream>(); }
+    std::shared_ptr<Event> record(uintptr_t) override {
+        std::promise<void> reached;
+        reached.set_value();
+        return std::make_shared<CpuEvent>(reached.get_future());
+    }
+    void read(std::span<std::byte> to, const std::byte* from_device) override {
+        std::memcpy(to.data(), from_device, to.size());
+    }
 };
 
 }  // namespace

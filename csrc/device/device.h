@@ -1,7 +1,10 @@
-// What the runtime needs of a device: memory, a stream that copies into it, and events that say when a copy is done.
+// What the runtime needs of a device: memory, a stream that copies into it, and events that say when something is done.
 //
 // The cpu implementation has memory of its own and a copy stream that is a thread, so that everything above it runs the
 // same way on a machine without a GPU.
+//
+// Where there is a driver that can fail, any of this may throw DeviceError; what is destroyed afterwards neither throws
+// nor waits for ever.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +19,8 @@ namespace mome {
 class Allocation {
   public:
     virtual ~Allocation() = default;
+    Allocation(const Allocation&) = delete;
+    Allocation& operator=(const Allocation&) = delete;
     std::byte* data() const { return memory_.data(); }
     std::span<std::byte> span() const { return memory_; }
 
@@ -32,13 +37,23 @@ class Event {
     virtual void wait() = 0;
 };
 
-// Copies run in the order in which they are put in, beside the thread that does so.
+struct Copy {
+    std::byte* to_device;
+    const std::byte* from_host;  // staging memory
+    size_t bytes;
+};
+
+// What is put in is done in that order, beside the thread that puts it in; the copies of one call in any order.
 class CopyStream {
   public:
     virtual ~CopyStream() = default;  // waits for what is under way
-    // Both ranges must stay valid until an event after the copy.
-    virtual void copy(std::byte* to_device, const std::byte* from_host, size_t bytes) = 0;
-    virtual std::unique_ptr<Event> record() = 0;
+    // All ranges must stay valid until an event after the copies, or until `drain` when this throws.
+    virtual void copy(std::span<const Copy> copies) = 0;
+    virtual std::shared_ptr<Event> record() = 0;
+    // What is put in from now on begins when `event` of the same device is reached. The caller doesn't wait for it.
+    virtual void wait(const std::shared_ptr<Event>& event) = 0;
+    // Returns when everything that was put in is done, or is known never to be.
+    virtual void drain() noexcept = 0;
 };
 
 class Device {
@@ -55,6 +70,13 @@ class Device {
     virtual std::unique_ptr<Allocation> allocate_staging(size_t bytes) = 0;
 
     virtual std::unique_ptr<CopyStream> make_stream() = 0;
+
+    // The point up to which somebody else's stream has been filled; `stream` is its handle (a cudaStream_t; 0 is the
+    // default stream). On the cpu nothing runs later, and the event is one that is reached.
+    virtual std::shared_ptr<Event> record(uintptr_t stream) = 0;
+
+    // Copies out of device memory and waits for that; for tests and diagnosis.
+    virtual void read(std::span<std::byte> to, const std::byte* from_device) = 0;
 };
 
 // The device of that name: "cpu". Throws SchemaError for any other.

@@ -85,6 +85,8 @@ void bind_kernels(py::module_& module) {
         .def(py::init<py::handle, py::handle, py::handle, py::object, py::handle, py::handle>(), py::arg("row_index"),
              py::arg("row_sequence"), py::arg("expert_indptr"), py::arg("expert_base"), py::arg("expert_rank"),
              py::arg("expert_weight"))
+        .def_property_readonly("last_row", [](const OwnedRows& owned) { return owned.rows().last_row(); })
+        .def_property_readonly("highest_rank", [](const OwnedRows& owned) { return owned.rows().highest_rank(); })
         .def(
             "apply",
             [](const OwnedRows& owned, py::handle y, py::handle x, int64_t a_offset, int64_t b_offset, float alpha,

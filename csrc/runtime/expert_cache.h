@@ -40,10 +40,18 @@ class Lease {
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
 
-    // Returns once every record is there. Throws what kept one from coming: DamagedStoreError, or ReadError (ETIMEDOUT
-    // when it took longer than the cache's timeout). To be called by one thread at a time.
+    // Returns once every record is there. Throws what kept one from coming: DamagedStoreError, DeviceError, or
+    // ReadError (ETIMEDOUT when it took longer than the cache's timeout); ClosedError when the lease was released. To
+    // be called by one thread at a time.
     virtual void wait(const Poll& poll = {}) = 0;
     virtual bool ready() const = 0;
+
+    // Ends the lease for work that runs later: what has been put into `stream` of the cache's device until now (a
+    // cudaStream_t; 0 is the default stream) may still use the records, and a slot is only written again after it.
+    // Nobody waits for that: the device orders it. The destructor, in contrast, says that no work uses the records any
+    // more. Throws DeviceError, and the lease goes on, when the stream can't say so. To be called while no `wait` is
+    // under way; a second call does nothing.
+    virtual void release(uintptr_t stream) = 0;
 
     std::vector<int32_t> indptr;  // [sequences + 1]
     std::vector<int64_t> base;    // [entries] address of the record
@@ -118,7 +126,9 @@ std::shared_ptr<ExpertCache> make_mapped_cache(std::shared_ptr<const ShardSet> s
 
 // Throws CapacityError for fewer than one slot, SchemaError for an unknown policy, DeviceMemoryError when the device
 // has not so much memory. In a forked child, calls throw ClosedError, and leases keep what they have.
-std::shared_ptr<ExpertCache> make_slot_cache(std::shared_ptr<const ShardSet> shards, std::unique_ptr<Device> device,
+//
+// When the cache goes, it waits for the work that leases were released to.
+std::shared_ptr<ExpertCache> make_slot_cache(std::shared_ptr<const ShardSet> shards, std::shared_ptr<Device> device,
                                              std::unique_ptr<Reader> reader, const SlotCacheOptions& options);
 
 }  // namespace mome

@@ -21,8 +21,11 @@ class MappedLease final : public Lease {
         ++counters_->leases;
         ++counters_->leases_live;
     }
-    ~MappedLease() override { --counters_->leases_live; }
+    ~MappedLease() override { release(0); }
     void wait(const Poll&) override {}
+    void release(uintptr_t) final {
+        if (std::exchange(shards_, nullptr)) --counters_->leases_live;
+    }
     bool ready() const override { return true; }
 
   private:

@@ -19,12 +19,17 @@ struct Prefetcher::Job {
     std::vector<std::byte*> buffers;
 };
 
-// A record that is on its way from a staging buffer to its slot.
-struct Prefetcher::Copied {
+// A record that was read into a staging buffer and is in order.
+struct Prefetcher::Staged {
     Load load;
     LoadOutcome outcome;
     std::byte* buffer;
-    std::unique_ptr<Event> event;
+};
+
+// Records on their way to their slots, and when they are there.
+struct Prefetcher::Sent {
+    std::vector<Staged> records;
+    std::shared_ptr<Event> there;
 };
 
 Prefetcher::Prefetcher(Device& device, std::unique_ptr<Reader> reader, int64_t record_bytes, int64_t staging, Done done)
@@ -54,8 +59,11 @@ Prefetcher::~Prefetcher() {
 void Prefetcher::start(const std::shared_ptr<const ShardSet>& shards, std::span<const Load> loads) {
     if (!staging_memory_) {
         std::vector<std::byte*> slots;
-        for (const Load& load : loads)
+        for (const Load& load : loads) {
             slots.push_back(load.to);
+            for (const auto& event : load.after)  // nothing runs later on a device whose memory the host writes
+                event->wait();
+        }
         read(shards, loads, slots);
         return;
     }
@@ -126,6 +134,7 @@ void Prefetcher::read(const std::shared_ptr<const ShardSet>& shards, std::span<c
 }
 
 void Prefetcher::arrived(const Job& job, ReadResult result) {
+    std::vector<Staged> good;
     for (size_t i = 0; i < job.loads.size(); ++i) {
         const Load& load = job.loads[i];
         LoadOutcome outcome{.rank = 0, .failure = result.failure, .from_memory = result.from_memory};
@@ -142,15 +151,38 @@ void Prefetcher::arrived(const Job& job, ReadResult result) {
             done_(load, outcome);
             release(job.buffers[i]);
         } else {
-            const std::lock_guard in_order(stream_mutex_);
-            stream_->copy(load.to, job.buffers[i], static_cast<size_t>(record_bytes_));
-            Copied copied{.load = load, .outcome = outcome, .buffer = job.buffers[i], .event = stream_->record()};
-            {
-                const std::lock_guard lock(mutex_);
-                copied_.push_back(std::move(copied));
-            }
-            changed_.notify_all();
+            good.push_back({.load = load, .outcome = outcome, .buffer = job.buffers[i]});
         }
+    }
+    if (!good.empty()) send(std::move(good));
+}
+
+// Puts the copies of records that came together into the stream.
+void Prefetcher::send(std::vector<Staged> records) {
+    std::vector<Copy> copies;
+    for (const Staged& record : records) {
+        copies.push_back(
+            {.to_device = record.load.to, .from_host = record.buffer, .bytes = static_cast<size_t>(record_bytes_)});
+    }
+    Failure failure;
+    try {
+        const std::lock_guard in_order(stream_mutex_);
+        for (const Staged& record : records) {
+            for (const auto& event : record.load.after)
+                stream_->wait(event);
+        }
+        stream_->copy(copies);
+        auto there = stream_->record();
+        const std::lock_guard lock(mutex_);
+        sent_.push_back({.records = std::move(records), .there = std::move(there)});
+    } catch (...) {
+        failure = Failure::current();
+    }
+    if (failure) {
+        stream_->drain();  // copies may be under way, from these buffers and into these slots
+        finish(records, failure);
+    } else {
+        changed_.notify_all();
     }
 }
 
@@ -158,14 +190,27 @@ void Prefetcher::arrived(const Job& job, ReadResult result) {
 void Prefetcher::publish() {
     for (;;) {
         std::unique_lock lock(mutex_);
-        changed_.wait(lock, [this] { return stopping_ || !copied_.empty(); });
-        if (copied_.empty()) return;
-        const Copied copied = std::move(copied_.front());
-        copied_.pop_front();
+        changed_.wait(lock, [this] { return stopping_ || !sent_.empty(); });
+        if (sent_.empty()) return;
+        Sent sent = std::move(sent_.front());
+        sent_.pop_front();
         lock.unlock();
-        copied.event->wait();
-        done_(copied.load, copied.outcome);
-        release(copied.buffer);
+        Failure failure;
+        try {
+            sent.there->wait();
+        } catch (...) {
+            failure = Failure::current();
+            stream_->drain();
+        }
+        finish(sent.records, failure);
+    }
+}
+
+void Prefetcher::finish(std::vector<Staged>& records, const Failure& failure) {
+    for (Staged& record : records) {
+        if (failure) record.outcome.failure = failure;
+        done_(record.load, record.outcome);
+        release(record.buffer);
     }
 }
 

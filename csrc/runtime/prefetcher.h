@@ -2,6 +2,8 @@
 //
 //   start -> [staging buffer] -> Reader -> check -> [CopyStream -> Event] -> done
 //
+// What fails on the way, the device included, becomes the outcome of the loads that it fails: every load ends.
+//
 // Where the host can write device memory, reads go straight into the slot and the parts in brackets fall away, unless
 // staging is asked for.
 #pragma once
@@ -28,7 +30,8 @@ struct Load {
     int64_t expert;    // id
     int64_t position;  // in the shard set
     int32_t slot;
-    std::byte* to;  // the slot's memory
+    std::byte* to;                                   // the slot's memory
+    std::vector<std::shared_ptr<Event>> after = {};  // the slot may still be read until these are reached
 };
 
 // How it ended: the expert's rank, or what went wrong.
@@ -56,15 +59,17 @@ class Prefetcher {
     bool help() { return reader_->help(); }
 
     Reader& reader() { return *reader_; }
-    size_t staging_bytes() const { return staging_memory_ ? staging_memory_->span().size() : 0; }
 
   private:
     struct Job;
-    struct Copied;
+    struct Staged;
+    struct Sent;
 
     void read(const std::shared_ptr<const ShardSet>& shards, std::span<const Load> loads,
               std::span<std::byte* const> buffers);
     void arrived(const Job& job, ReadResult result);
+    void send(std::vector<Staged> records);
+    void finish(std::vector<Staged>& records, const Failure& failure);
     void start_staged();
     void publish();
     void release(std::byte* buffer);
@@ -77,7 +82,7 @@ class Prefetcher {
     std::condition_variable changed_;
     std::vector<std::byte*> free_buffers_;
     std::deque<std::pair<std::shared_ptr<const ShardSet>, Load>> waiting_;  // for a buffer
-    std::deque<Copied> copied_;
+    std::deque<Sent> sent_;
     bool stopping_ = false;
 
     std::unique_ptr<CopyStream> stream_;

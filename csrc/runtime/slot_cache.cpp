@@ -8,6 +8,10 @@
 // slot is listed while its expert's id leads to it; it is no longer after a failed load, or when a new snapshot lacks
 // the expert. It then serves the leases it has and is FREE when the last is gone.
 //
+// Work on the device outlives the lease that it was begun under. A lease can be released with an event behind that
+// work; its slots keep the event as a use of theirs, and the copy of the next load into such a slot waits for it, on
+// the device.
+//
 // A batch takes all its slots at once or none: it waits, holding nothing, until as many are free of holds as it lacks.
 // So two batches can't wait for each other's slots.
 #include <unistd.h>
@@ -26,6 +30,7 @@
 #include "runtime/expert_cache.h"
 #include "runtime/prefetcher.h"
 #include "runtime/route.h"
+#include "runtime/slot_uses.h"
 #include "runtime/stall_times.h"
 
 namespace mome {
@@ -44,6 +49,7 @@ class SlotLease final : public Lease {
     ~SlotLease() override;
     void wait(const Poll& poll) override;
     bool ready() const override { return missing_ == 0; }
+    void release(uintptr_t stream) override;
 
   private:
     friend class SlotCache;
@@ -55,11 +61,12 @@ class SlotLease final : public Lease {
     std::vector<std::pair<int64_t, Failure>> failures_;  // by expert
     bool counted_ = false;                               // as a live lease; one that could not be reserved is not
     bool complete_ = false;                              // ranks are filled in
+    bool released_ = false;
 };
 
 class SlotCache final : public ExpertCache, public std::enable_shared_from_this<SlotCache> {
   public:
-    SlotCache(std::shared_ptr<const ShardSet> shards, std::unique_ptr<Device> device, std::unique_ptr<Reader> reader,
+    SlotCache(std::shared_ptr<const ShardSet> shards, std::shared_ptr<Device> device, std::unique_ptr<Reader> reader,
               const SlotCacheOptions& options)
         : record_bytes_(shards->format().record_bytes),
           schema_crc_(shards->format().schema_crc),
@@ -78,14 +85,19 @@ class SlotCache final : public ExpertCache, public std::enable_shared_from_this<
         const int64_t staging = options.staging > 0      ? options.staging
                                 : device_->host_writes() ? 0
                                                          : std::min(kDefaultStaging, options.slots);
-        if (staging == 0) reader->attach(slab_->span());
+        staged_ = staging > 0;
+        if (!staged_) reader->attach(slab_->span());
         prefetcher_ = std::make_unique<Prefetcher>(
             *device_, std::move(reader), record_bytes_, staging,
             [this](const Load& load, const LoadOutcome& outcome) { loaded(load, outcome); });
     }
 
     ~SlotCache() override {
-        if (getpid() == process_) return;
+        if (getpid() == process_) {
+            prefetcher_.reset();
+            uses_.wait_for_all();  // or the slab would go under them
+            return;
+        }
         // The threads of the parent are not here to be joined, nor may its locks be waited for.
         static_cast<void>(prefetcher_.release());
         static_cast<void>(slab_.release());
@@ -242,13 +254,16 @@ class SlotCache final : public ExpertCache, public std::enable_shared_from_this<
     void release(SlotLease& lease) {
         if (getpid() != process_) return;
         const std::lock_guard lock(mutex_);
-        if (lease.missing_ > 0) {
-            for (auto& [slot, underway] : loading_)
-                std::erase(underway.waiting, &lease);
-        }
+        end(lease);
+    }
+
+    void release(SlotLease& lease, uintptr_t stream) {
+        check_process();
+        const std::lock_guard lock(mutex_);
+        const std::shared_ptr<Event> done = device_->record(stream);  // under the lock: uses are added in its order
         for (const int32_t slot : lease.slots_)
-            unhold(slot);
-        if (lease.counted_) --counted_.leases_live;
+            uses_.add(slot, stream, done);
+        end(lease);
     }
 
   private:
@@ -348,7 +363,11 @@ class SlotCache final : public ExpertCache, public std::enable_shared_from_this<
         hold(slot);
         by_expert_.emplace(expert, slot);
         policy_->admit(slot, expert);
-        const Load load{.expert = expert, .position = shards_->position_of(expert), .slot = slot, .to = memory(slot)};
+        const Load load{.expert = expert,
+                        .position = shards_->position_of(expert),
+                        .slot = slot,
+                        .to = memory(slot),
+                        .after = uses_.of(slot)};
         loading_.emplace(slot, Underway{.waiting = {}, .load = load, .shards = shards_});
         counted_.queue_depth_peak = std::max(counted_.queue_depth_peak, static_cast<int64_t>(loading_.size()));
         return load;
@@ -366,7 +385,8 @@ class SlotCache final : public ExpertCache, public std::enable_shared_from_this<
             slot.state = State::ready;
             slot.rank = static_cast<int32_t>(outcome.rank);
             (outcome.from_memory ? counted_.bytes_from_memory : counted_.bytes_from_disk) += record_bytes_;
-            if (prefetcher_->staging_bytes() > 0) counted_.bytes_staged += record_bytes_;
+            if (staged_) counted_.bytes_staged += record_bytes_;
+            uses_.forget(load.slot, load.after);  // a load that failed may not have waited for them
         }
         const auto underway = loading_.find(load.slot);
         for (SlotLease* lease : underway->second.waiting) {
@@ -375,6 +395,16 @@ class SlotCache final : public ExpertCache, public std::enable_shared_from_this<
         }
         loading_.erase(underway);
         unhold(load.slot);
+    }
+
+    void end(SlotLease& lease) {
+        if (lease.missing_ > 0) {
+            for (auto& [slot, underway] : loading_)
+                std::erase(underway.waiting, &lease);
+        }
+        for (const int32_t slot : std::exchange(lease.slots_, {}))
+            unhold(slot);
+        if (std::exchange(lease.counted_, false)) --counted_.leases_live;
     }
 
     void hold(int32_t slot) {
@@ -426,7 +456,7 @@ class SlotCache final : public ExpertCache, public std::enable_shared_from_this<
     mutable std::mutex mutex_;  // guards all down to the prefetcher, and what leases share
     std::condition_variable unheld_;
     std::unique_ptr<EvictionPolicy> policy_;
-    std::unique_ptr<Device> device_;
+    std::shared_ptr<Device> device_;
     std::unique_ptr<Allocation> slab_;
     std::shared_ptr<const ShardSet> shards_;
     std::vector<Slot> slots_;
@@ -436,6 +466,8 @@ class SlotCache final : public ExpertCache, public std::enable_shared_from_this<
     std::unordered_map<int64_t, int32_t> by_expert_;
     std::unordered_map<int32_t, Underway> loading_;
     std::unordered_map<int64_t, int32_t> pinned_;
+    SlotUses uses_;
+    bool staged_ = false;  // records come by staging buffers
     CacheStatistics counted_;
     StallTimes stalls_;
 
@@ -446,13 +478,20 @@ SlotLease::~SlotLease() {
     cache_->release(*this);
 }
 
+void SlotLease::release(uintptr_t stream) {
+    if (released_) return;
+    cache_->release(*this, stream);
+    released_ = true;
+}
+
 void SlotLease::wait(const Poll& poll) {
+    if (released_) throw ClosedError("the lease was released");
     if (!complete_) cache_->wait_for(*this, poll);
 }
 
 }  // namespace
 
-std::shared_ptr<ExpertCache> make_slot_cache(std::shared_ptr<const ShardSet> shards, std::unique_ptr<Device> device,
+std::shared_ptr<ExpertCache> make_slot_cache(std::shared_ptr<const ShardSet> shards, std::shared_ptr<Device> device,
                                              std::unique_ptr<Reader> reader, const SlotCacheOptions& options) {
     if (options.slots < 1) throw CapacityError(1, options.slots);
     return std::make_shared<SlotCache>(std::move(shards), std::move(device), std::move(reader), options);

@@ -38,8 +38,8 @@ inline void report(const char* file, int line, const std::string& what) {
     std::printf("%s:%d: %s\n", file, line, what.c_str());
 }
 
-// Runs every test; the exit status of the program.
-inline int run() {
+// Runs every test, and `after_each` as a part of it; the exit status of the program.
+inline int run(const std::function<void()>& after_each = {}) {
     for (const Test& test : tests()) {
         const int before = failures();
         try {
@@ -47,6 +47,7 @@ inline int run() {
         } catch (const std::exception& error) {
             report("uncaught", 0, error.what());
         }
+        if (after_each) after_each();
         std::printf("%s %s\n", failures() == before ? "ok  " : "FAIL", test.name.c_str());
     }
     return failures() == 0 ? 0 : 1;

@@ -2,12 +2,12 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <vector>
 
 #include "runtime/expert_cache.h"
 #include "shard_file.h"
+#include "tested_device.h"
 
 namespace mome::test {
 
@@ -72,7 +72,9 @@ inline bool holds_records(const Lease& lease, const std::vector<int64_t>& ids) {
     for (size_t i = 0; i < ids.size(); ++i) {
         const Buffer record = record_of(ids[i]);
         if (lease.rank[i] != 1 + ids[i] % 4) return false;
-        if (std::memcmp(reinterpret_cast<const void*>(lease.base[i]), record.data(), record.size()) != 0) return false;
+        Buffer found(record.size());
+        read_device(found, reinterpret_cast<const std::byte*>(lease.base[i]));
+        if (found != record) return false;
     }
     return true;
 }

@@ -29,7 +29,7 @@ struct Setting {
 std::shared_ptr<ExpertCache> open_cache(std::shared_ptr<ShardSet> shards, std::unique_ptr<Reader> reader,
                                         const Setting& setting = {}) {
     return make_slot_cache(
-        std::move(shards), make_device("cpu"), std::move(reader),
+        std::move(shards), open_device(), std::move(reader),
         {.slots = setting.slots, .policy = setting.policy, .staging = setting.staging, .timeout = setting.timeout});
 }
 
@@ -38,9 +38,26 @@ struct HeldCache {
     explicit HeldCache(const Experts& experts, const Setting& setting = {})
         : reads(std::make_shared<HeldReads>()),
           cache(open_cache(experts.open(), std::make_unique<HeldReader>(reads), setting)) {}
+    // A cache with staging buffers waits for its reads before the reader goes, which would deliver them.
+    ~HeldCache() {
+        while (cache->statistics().queue_depth > 0)
+            reads->deliver_all();
+    }
+    HeldCache(const HeldCache&) = delete;
+    HeldCache& operator=(const HeldCache&) = delete;
     std::shared_ptr<HeldReads> reads;
     std::shared_ptr<ExpertCache> cache;
 };
+
+// Until nothing is on its way any more: what was read may still have to be copied to the device.
+void settle(const ExpertCache& cache) {
+    while (cache.statistics().queue_depth > 0)
+        std::this_thread::yield();
+}
+
+bool staged(int64_t staging) {
+    return staging > 0 || !open_device()->host_writes();
+}
 
 }  // namespace
 
@@ -73,7 +90,7 @@ TEST("every reader, with and without staging, brings the right bytes") {
                 CHECK(holds_records(*cache->acquire(route.view()), route.ids));
             }
             CHECK(cache->statistics().evictions > 0);
-            CHECK((cache->statistics().bytes_staged > 0) == (staging > 0));
+            CHECK((cache->statistics().bytes_staged > 0) == staged(staging));
         }
     }
 }
@@ -98,8 +115,8 @@ TEST("a request for a record on its way joins the load, and each waits only for 
     CHECK(held.cache->statistics().joins == 2 && held.cache->statistics().queue_depth == 2);
     CHECK(!first->ready() && !second->ready());
     held.reads->deliver();
-    CHECK(first->ready() && !second->ready());
     first->wait();
+    CHECK(first->ready() && !second->ready());
     CHECK(holds_records(*first, {1}));
     std::thread late([&] { held.reads->deliver(); });
     second->wait();
@@ -174,8 +191,10 @@ TEST("prefetch takes the room there is and evicts nothing that it was asked for"
     HeldCache held(experts, {.slots = 3});
     held.cache->prefetch(std::vector<int64_t>{0, 1, 2});
     held.reads->deliver_all();
+    settle(*held.cache);
     held.cache->prefetch(std::vector<int64_t>{0, 1, 9, 10, 11});
     held.reads->deliver_all();
+    settle(*held.cache);
     const auto lease = held.cache->reserve(TestRoute({0, 1, 9}).view());
     CHECK(lease->ready());
     CHECK(held.cache->statistics().records_prefetched == 4);
@@ -212,6 +231,7 @@ TEST("a read that does not come in time is an error, and its slot is not given a
     CHECK(held.cache->statistics().slots_held == 1);
     CHECK_THROWS(CapacityError, held.cache->reserve(TestRoute({4, 5}).view()));
     held.reads->deliver();
+    settle(*held.cache);
     CHECK(held.cache->reserve(TestRoute({3}).view())->ready());
 }
 
@@ -277,6 +297,7 @@ TEST("a refresh keeps what both snapshots hold, forgets the rest, and leaves lea
     CHECK_THROWS(UnknownIdError, held.cache->reserve(TestRoute({2}).view()));
     CHECK(held.cache->reserve(TestRoute({3}).view())->ready());
     held.reads->deliver_all();
+    settle(*held.cache);
     CHECK(held.cache->statistics().slots_held == 2 && held.cache->statistics().slots_free == 2);
     const auto others = held.cache->reserve(TestRoute({5, 8}).view());
     held.reads->deliver_all();
@@ -326,6 +347,7 @@ TEST("an exception in a poll ends the wait, and nothing stays held") {
     }
     CHECK(held.cache->statistics().leases_live == 0 && held.cache->statistics().slots_held == 1);  // by the load
     held.reads->deliver();
+    settle(*held.cache);
     CHECK(held.cache->statistics().slots_held == 0);
 }
 
@@ -333,9 +355,10 @@ TEST("after a fork the child is told to make its own cache, and its leases keep 
     const Experts experts(16);
     const auto cache = open_cache(experts.open(), make_mmap_reader(1));
     auto lease = cache->acquire(TestRoute({1, 2}).view());
+    const bool readable = open_device()->host_writes();  // in the child
     const pid_t child = fork();
     if (child == 0) {
-        bool good = holds_records(*lease, {1, 2});
+        bool good = !readable || holds_records(*lease, {1, 2});
         try {
             cache->acquire(TestRoute({3}).view());
             good = false;
@@ -349,6 +372,26 @@ TEST("after a fork the child is told to make its own cache, and its leases keep 
     CHECK(holds_records(*cache->acquire(TestRoute({3}).view()), {3}));
 }
 
+TEST("a lease that is released to a stream is over, once, and its slots are written again") {
+    const Experts experts(16);
+    const auto cache = open_cache(experts.open(), make_mmap_reader(1), {.slots = 2});
+    for (int64_t id = 0; id < 16; ++id) {
+        const auto lease = cache->acquire(TestRoute({id, (id + 5) % 16}).view());
+        CHECK(holds_records(*lease, {id, (id + 5) % 16}));
+        lease->release(0);
+        lease->release(0);
+        CHECK(cache->statistics().leases_live == 0 && cache->statistics().slots_held == 0);
+        CHECK_THROWS(ClosedError, lease->wait());
+    }
+    HeldCache held(experts);
+    const auto given_up = held.cache->reserve(TestRoute({3}).view());
+    given_up->release(0);                             // before it came
+    CHECK(held.cache->statistics().slots_held == 1);  // by the load
+    held.reads->deliver();
+    settle(*held.cache);
+    CHECK(held.cache->statistics().slots_held == 0);
+}
+
 int main() {
-    return run();
+    return run(check_device);
 }

@@ -69,9 +69,8 @@ TEST("leased slots hold their records whatever the threads, the timing and the f
     const int rounds = rounds_text == nullptr ? 400 : std::atoi(rounds_text);
     const Experts experts(kExperts);
     for (const auto& [policy, staging] : {Case{"lru", 0}, {"clock", 3}, {"s3fifo", 0}, {"lfu", 2}}) {
-        const auto cache =
-            make_slot_cache(experts.open(), make_device("cpu"), std::make_unique<ChaoticReader>(7, 3, 25),
-                            {.slots = 20, .policy = policy, .staging = staging});
+        const auto cache = make_slot_cache(experts.open(), open_device(), std::make_unique<ChaoticReader>(7, 3, 25),
+                                           {.slots = 20, .policy = policy, .staging = staging});
         std::atomic<int> wrong{0};
         std::vector<std::thread> threads;
         for (int i = 0; i < kThreads; ++i) {
@@ -91,5 +90,5 @@ TEST("leased slots hold their records whatever the threads, the timing and the f
 }
 
 int main() {
-    return run();
+    return run(check_device);
 }

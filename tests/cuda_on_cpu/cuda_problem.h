@@ -121,7 +121,7 @@ struct CudaProblem : Problem {
         const DeviceBytes table_memory(written(rows, capacity)), x_memory(x.stored), y_memory(before);
         const DeviceBytes workspace(cuda::workspace_bytes(capacity, sizes.d_in));
         const Stream stream;
-        cuda::apply_experts(arguments(rows, capacity, table_memory, x_memory, y_memory, workspace, accumulate),
+        cuda::apply_experts(arguments(rows, capacity, table_memory, x_memory, y_memory, workspace, accumulate), 0,
                             stream.get());
         stream.finish();
         return y_memory.read();

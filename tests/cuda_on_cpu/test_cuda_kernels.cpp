@@ -259,7 +259,7 @@ TEST("a captured graph applies whatever route the tables hold when it runs") {
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t executable = nullptr;
     succeed(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeGlobal));
-    cuda::apply_experts(first.arguments(rows, capacity, tables, x, y, workspace, false), stream.get());
+    cuda::apply_experts(first.arguments(rows, capacity, tables, x, y, workspace, false), 0, stream.get());
     succeed(cudaStreamEndCapture(stream.get(), &graph));
     succeed(cudaGraphInstantiate(&executable, graph, 0));
     for (CudaProblem* problem : {&first, &second, &first}) {
@@ -302,7 +302,7 @@ TEST("arguments that don't fit are refused before anything is enqueued") {
     const auto refused = [&](auto change) {
         cuda::ApplyArguments arguments = problem.arguments(rows, capacity, tables, x, y, workspace, false);
         change(arguments);
-        CHECK_THROWS(SchemaError, cuda::apply_experts(arguments, stream.get()));
+        CHECK_THROWS(SchemaError, cuda::apply_experts(arguments, 0, stream.get()));
     };
     refused([](auto& a) { a.x.rows = 6; });
     refused([](auto& a) { a.x.columns = 20; });

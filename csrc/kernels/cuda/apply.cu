@@ -4,6 +4,7 @@
 #include <limits>
 #include <string>
 
+#include "device/cuda/cuda_check.h"
 #include "format/errors.h"
 #include "kernels/cuda/decode.cuh"
 #include "kernels/cuda/prefill.cuh"
@@ -63,9 +64,19 @@ void validate(const ApplyArguments& a) {
             "the workspace is too small or not at a multiple of 16 bytes");
 }
 
+// Launches in a stream of a device, which is current while this lives.
 class Launcher {
   public:
-    explicit Launcher(cudaStream_t stream) : stream_(stream) {}
+    Launcher(int device, cudaStream_t stream) : name_("cuda:" + std::to_string(device)), stream_(stream) {
+        check(name_, "cudaGetDevice", cudaGetDevice(&before_));
+        if (before_ != device) check(name_, "cudaSetDevice", cudaSetDevice(device));
+        moved_ = before_ != device;
+    }
+    ~Launcher() {
+        if (moved_) ignore(cudaSetDevice(before_));
+    }
+    Launcher(const Launcher&) = delete;
+    Launcher& operator=(const Launcher&) = delete;
 
     void operator()(void (*kernel)(KernelArguments), dim3 grid, int threads, size_t shared_bytes,
                     const KernelArguments& arguments) const {
@@ -74,16 +85,14 @@ class Launcher {
         config.blockDim = dim3(static_cast<unsigned>(threads));
         config.dynamicSmemBytes = shared_bytes;
         config.stream = stream_;
-        if (const cudaError_t code = cudaLaunchKernelEx(&config, kernel, arguments); code != cudaSuccess) {
-            int device = -1;
-            cudaGetDevice(&device);
-            throw DeviceError("cuda:" + std::to_string(device),
-                              std::string("a kernel can't be launched: ") + cudaGetErrorString(code));
-        }
+        check(name_, "cudaLaunchKernelEx", cudaLaunchKernelEx(&config, kernel, arguments));
     }
 
   private:
+    std::string name_;
     cudaStream_t stream_;
+    int before_ = 0;
+    bool moved_ = false;
 };
 
 dim3 grid_of(int64_t x, int64_t y = 1, int64_t z = 1) {
@@ -127,7 +136,7 @@ size_t workspace_bytes(const TableCapacity& capacity, int64_t d_in) {
     return static_cast<size_t>(std::max(decoded, prefilled)) * sizeof(float);
 }
 
-void apply_experts(const ApplyArguments& a, cudaStream_t stream) {
+void apply_experts(const ApplyArguments& a, int device, cudaStream_t stream) {
     validate(a);
     const KernelArguments k{.tables = tables_at(a.tables, a.capacity),
                             .x = a.x.data,
@@ -144,7 +153,7 @@ void apply_experts(const ApplyArguments& a, cudaStream_t stream) {
                             .alpha = a.alpha,
                             .y_dtype = a.y.dtype,
                             .accumulate = a.accumulate};
-    const Launcher launch(stream);
+    const Launcher launch(device, stream);
     if (a.capacity.rows > 0) decode(launch, a, k);
     if (a.capacity.tiles > 0) prefill(launch, a, k);
 }

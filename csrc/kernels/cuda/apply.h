@@ -41,8 +41,8 @@ struct ApplyArguments {
 // The most that a call with tables of this capacity needs.
 size_t workspace_bytes(const TableCapacity& capacity, int64_t d_in);
 
-// Enqueues the kernels on a stream of the current device. Throws SchemaError when a shape, index or offset does not
-// fit, before anything is enqueued, and DeviceError when the device can't launch.
-void apply_experts(const ApplyArguments& arguments, cudaStream_t stream);
+// Enqueues the kernels on a stream of a device, whichever is current. Throws SchemaError when a shape, index or offset
+// does not fit, before anything is enqueued, and DeviceError when the device can't launch.
+void apply_experts(const ApplyArguments& arguments, int device, cudaStream_t stream);
 
 }  // namespace mome::cuda

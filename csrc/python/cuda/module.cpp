@@ -52,20 +52,20 @@ void apply(py::handle y, py::handle x, py::handle tables, const Capacity& counts
                                          .weight_dtype = dtype_with_code(weight_dtype),
                                          .accumulate = accumulate};
     const py::gil_scoped_release release;
-    cuda::apply_experts(arguments, device, stream);
+    cuda::apply_experts(arguments, device, reinterpret_cast<cudaStream_t>(stream));
 }
 
 std::vector<py::dict> devices() {
     std::vector<py::dict> found;
-    for (const cuda::CudaDeviceInfo& device : cuda::cuda_devices()) {
+    for (const CudaDeviceInfo& device : cuda_devices()) {
         py::dict facts;
-        facts["index"] = device.index;
+        facts["index"] = device.ordinal;
         facts["name"] = device.name;
-        facts["compute_capability"] = std::to_string(device.major) + "." + std::to_string(device.minor);
+        facts["compute_capability"] = std::to_string(device.compute_major) + "." + std::to_string(device.compute_minor);
         facts["memory_bytes"] = device.memory_bytes;
         facts["memory_free_bytes"] = device.memory_free_bytes;
         facts["multiprocessors"] = device.multiprocessors;
-        facts["pci_bus_id"] = device.pci_bus_id;
+        facts["pci_bus_id"] = device.pci_bus;
         found.push_back(std::move(facts));
     }
     return found;
@@ -89,11 +89,11 @@ PYBIND11_MODULE(_cuda, module) {
     py::module_::import("mome_store._core");  // Device and RoutedRows are registered there
     bind_errors(module);
     module.def("devices", &devices, "What is known of each device. Raises DeviceError when there is no driver.");
-    module.def("driver_version", &cuda::cuda_driver_version, "The newest CUDA that the driver runs: 13000 is 13.0.");
-    module.def("runtime_version", &cuda::cuda_runtime_version, "The CUDA runtime in this module.");
+    module.def("driver_version", &cuda_driver_version, "The newest CUDA that the driver runs: 13000 is 13.0.");
+    module.def("runtime_version", &cuda_runtime_version, "The CUDA runtime in this module.");
     module.def("architectures", &architectures, "For which the kernels were compiled.");
     module.def(
-        "make_device", [](int ordinal) { return std::shared_ptr<Device>(cuda::make_cuda_device(ordinal)); },
+        "make_device", [](int ordinal) { return std::shared_ptr<Device>(make_cuda_device(ordinal)); },
         py::arg("ordinal"), "A device for an ExpertCache.");
     module.attr("PREFILL_ROWS") = cuda::kPrefillRows;
     module.def("capacity_of", &capacity_of, py::arg("rows"), py::arg("prefill_rows") = cuda::kPrefillRows,
