@@ -241,9 +241,11 @@ def test_vectors_of_any_length_are_found(gpu: Gpu) -> None:
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_a_key_that_16_bits_can_t_hold_is_found_all_the_same(gpu: Gpu) -> None:
     keys = clustered(3000)
-    keys[77, :2] = 1e5, -0.9e5  # infinite and minus infinite to the device: its score is no number there
     queries = near(keys, 20)
-    queries[:, :2] = 0.1
+    keys *= np.float32(6e4)
+    keys[77] = 0
+    keys[77, :2] = 2e6, -1e6  # infinite and minus infinite to the device: its score is no number there
+    queries[:, :2] = 0.5
     index = device_index(keys, "cuda")
     assert_as_on_the_cpu(index, keys, queries, 4)
     assert (index.search(queries, 4)[1][:, 0] == 77).all()
