@@ -20,20 +20,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from mome_store.routing.nearest import Floats, best_of_all, exact_scores, longest, proved, ranked
 
 EXACT_KEYS = 10_000
 """Up to so many keys every one is compared with every query."""
 RECALL = 0.99
 """Of the nearest keys that an exact search finds, the two stages must find this share."""
 _AIM = 0.995  # of the nearest keys of the queries that it is tuned with, which are few
-_TRAINING = 40  # keys for each list that its centre is learnt from
-_ITERATIONS = 6
+TRAINING = 40
+"""Keys for each list that its centre is learnt from."""
+ITERATIONS = 6
+"""Of that learning."""
 _QUERIES = 400
 _NEAREST = 4  # as many as the gate compares
 _LIKENESS = 0.75  # cosine of a query and the key that it is made from: as hard to find as that of another wording
@@ -41,7 +44,9 @@ _FEWEST_PROBES = 4
 _FEWEST_CANDIDATES = 128
 _MANY_CANDIDATES = 512  # more only where all lists don't do
 _MOST_CANDIDATES = 8192
-_SPARE = 4  # candidates for each key that is asked for
+SPARE = 4
+"""Candidates for each key that is asked for."""
+_BEYOND = 32  # more than are asked for, so that a few keys that are alike don't make all be compared
 _SHARED = 8  # queries that threads share
 _ROUNDING = 1e-5  # of a score
 
@@ -53,10 +58,11 @@ class KeyIndex:
     positions are rows of `keys`. candidates: how many of its results are compared anew, at least; 0 where it is exact.
     """
 
-    def __init__(self, keys: Floats, searched: faiss.Index, candidates: int) -> None:
+    def __init__(self, keys: Floats, searched: Any, candidates: int) -> None:
         self._keys = keys
         self.searched = searched
         self.candidates = candidates
+        self._longest = 0.0 if candidates else longest(keys)
 
     @property
     def ntotal(self) -> int:
@@ -68,26 +74,26 @@ class KeyIndex:
         return np.asarray(self._keys[row])
 
     def search(self, queries: Floats, count: int) -> tuple[Floats, NDArray[np.int64]]:
-        """The nearest keys of each query float32 [n, dim]: their scores and rows, [n, count] each, best first.
-
-        count: from 1 to the number of keys. Scores are exact, and so many keys are always found.
-        """
-        looked_at = min(max(self.candidates, _SPARE * count), self.ntotal) if self.candidates else count
+        """As NearestKeys has it."""
         with _threads_for(len(queries)):
-            scores, found = self.searched.search(queries, looked_at)
-        if not self.candidates:
-            return scores, found
+            if not self.candidates:
+                efforts = [min(count + _BEYOND, self.ntotal)]
+                return proved(self.searched, self._keys, queries, count, efforts, self._rounding(queries))
+            _, found = self.searched.search(queries, min(max(self.candidates, SPARE * count), self.ntotal))
         scores = np.empty((len(queries), count), np.float32)
         rows = np.empty((len(queries), count), np.int64)
         for i, (query, candidates) in enumerate(zip(queries, found, strict=True)):
             present = candidates[candidates >= 0]  # FAISS fills up with -1 where the lists looked at hold fewer
-            if len(present) < count:
-                scores[i : i + 1], rows[i : i + 1] = _exact(query[None], self._keys, count)
-                continue
-            exact = _scores(query, self._keys, present)
-            best = np.argsort(-exact, kind="stable")[:count]
-            scores[i], rows[i] = exact[best], present[best]
+            enough = len(present) >= count
+            scores[i], rows[i] = (
+                ranked(query, self._keys, present, count) if enough else best_of_all(query, self._keys, count)
+            )
         return scores, rows
+
+    def _rounding(self, queries: Floats) -> NDArray[np.float64]:
+        """float64 [n]: two sums of dim products in 32 bits, FAISS's and ours, in whatever order."""
+        lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
+        return np.asarray(2**-23 * queries.shape[1] * self._longest * lengths)
 
 
 @contextmanager
@@ -113,12 +119,12 @@ def build_index(keys: Floats) -> KeyIndex:
         faiss.IndexFlatIP(dim), dim, lists, dim // math.gcd(dim, 2), 4, faiss.METRIC_INNER_PRODUCT
     )
     codes.by_residual = False
-    codes.cp.niter = _ITERATIONS
+    codes.cp.niter = ITERATIONS
     codes.cp.seed = 0
     chance = np.random.default_rng(0)
-    codes.train(keys[np.sort(chance.choice(m, min(m, _TRAINING * lists), replace=False))])
+    codes.train(keys[np.sort(chance.choice(m, min(m, TRAINING * lists), replace=False))])
     codes.add(keys)
-    candidates = _tuned(codes, keys, chance)
+    candidates = tune(codes, keys, chance)
     return _exact_index(keys) if candidates is None else KeyIndex(keys, codes, candidates)
 
 
@@ -128,21 +134,31 @@ def _exact_index(keys: Floats) -> KeyIndex:
     return KeyIndex(keys, flat, candidates=0)
 
 
-def _tuned(codes: faiss.IndexIVFPQFastScan, keys: Floats, chance: np.random.Generator) -> int | None:
+def tune(
+    codes: Any,
+    keys: Floats,
+    chance: np.random.Generator,
+    most_probes: int | None = None,
+    most_results: int | None = None,
+) -> int | None:
     """How many candidates it takes, with as many lists as `codes` looks at from now on; None where the codes of keys
     are too much alike.
+
+    codes: an index in inverted lists, with `nlist`, `nprobe` and `search`. most_probes, most_results: how many lists it
+    can look at and how many results it can give, where it can't do what it takes.
     """
     queries = _likely_queries(keys, chance)
     nearest, _ = _exact(queries, keys, _NEAREST)
-    many, most = min(_MANY_CANDIDATES, len(keys)), min(_MOST_CANDIDATES, len(keys))
-    efforts = [(probes, many) for probes in _growing(_FEWEST_PROBES, codes.nlist)]
-    efforts += [(codes.nlist, more) for more in _growing(2 * many, most)]
+    last = codes.nlist if most_probes is None else min(codes.nlist, most_probes)
+    many, most = min(_MANY_CANDIDATES, len(keys)), min(most_results or _MOST_CANDIDATES, len(keys))
+    efforts = [(probes, many) for probes in _growing(_FEWEST_PROBES, last)]
+    efforts += [(last, more) for more in _growing(2 * many, most)]
     for probes, looked_at in efforts:
         codes.nprobe = probes
         _, found = codes.search(queries, looked_at)
         scores = np.full(found.shape, -np.inf, np.float32)
         for query, rows, own in zip(queries, found, scores, strict=True):
-            own[rows >= 0] = _scores(query, keys, rows[rows >= 0])
+            own[rows >= 0] = exact_scores(query, keys[rows[rows >= 0]])
         # by scores, not by rows: of equal keys one is as good as another
         hits = (scores >= nearest[:, -1:] - _ROUNDING).cumsum(axis=1)
         enough = np.minimum(hits, _NEAREST).mean(axis=0) >= _AIM * _NEAREST
@@ -162,11 +178,6 @@ def _likely_queries(keys: Floats, chance: np.random.Generator) -> Floats:
 def _exact(queries: Floats, keys: Floats, count: int) -> tuple[Floats, NDArray[np.int64]]:
     scores, rows = faiss.knn(queries, keys, count, metric=faiss.METRIC_INNER_PRODUCT)
     return scores, rows
-
-
-def _scores(query: Floats, keys: Floats, rows: NDArray[np.int64]) -> Floats:
-    # not by BLAS, whose rounding varies with the number of rows: a key's score is the same in any company
-    return np.asarray(np.einsum("nd,d->n", keys[rows], query), np.float32)
 
 
 def _growing(first: int, last: int) -> Iterator[int]:

@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mome_store.errors import DamagedStoreError, SchemaError
-from mome_store.routing.index import KeyIndex
-from mome_store.routing.index_cache import load_or_build_index
+from mome_store.routing.nearest import NearestKeys
 from mome_store.routing.route import Route
 from mome_store.store.catalog import CATALOG_NAME
 
@@ -81,7 +80,7 @@ class PoolSelection:
         return replace(self, threshold=threshold)
 
     def select(
-        self, index: faiss.Index | KeyIndex, embedded: NDArray[np.float32]
+        self, index: faiss.Index | NearestKeys, embedded: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
         """For each query its experts, best first: their rows in the index, weights and scores, each [n, k].
 
@@ -108,20 +107,25 @@ class PoolRouter:
     Attributes: `selection`.
     """
 
-    def __init__(self, snapshot: Snapshot, selection: PoolSelection) -> None:
+    def __init__(
+        self, snapshot: Snapshot, selection: PoolSelection, index: NearestKeys, key_groups: NDArray[np.int64]
+    ) -> None:
         if "owned" in snapshot.modes:
             raise SchemaError(f"{snapshot.path}: a pool's store holds groups in mode 'owned' as well")
         self.selection = selection
-        keys, self._groups = snapshot.keys()
-        self._index = load_or_build_index(snapshot.path, snapshot.commit, keys)
+        self._index = index
+        self._groups = key_groups
         by_group = np.argsort(snapshot.expert_groups, kind="stable")  # one expert a group
         self._experts = snapshot.expert_ids[by_group][np.searchsorted(snapshot.expert_groups[by_group], self._groups)]
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> PoolRouter | None:
-        """The router of a store that is a pool, None for any other."""
+    def of(cls, snapshot: Snapshot, index: NearestKeys, key_groups: NDArray[np.int64]) -> PoolRouter | None:
+        """The router of a store that is a pool, None for any other.
+
+        index: over the snapshot's keys. key_groups: int64 [m], the group of each.
+        """
         selection = PoolSelection.stored(snapshot)
-        return None if selection is None else cls(snapshot, selection)
+        return None if selection is None else cls(snapshot, selection, index, key_groups)
 
     def route(self, embedded: NDArray[np.float32]) -> Route:
         """The route of embeddings, float32 [n, dim of the encoder]; one that is not finite gets no expert."""

@@ -23,14 +23,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mome_store.devices import check_torch_device, parse_device
 from mome_store.errors import SchemaError
 from mome_store.routing.apart import Compound, Joint, take_apart
+from mome_store.routing.device_index import DeviceLimits, check_faiss_device, device_index
 from mome_store.routing.encoder import QueryEncoder, SentenceEncoder, TokenEncoder
 from mome_store.routing.gate import Reading, StoredWordings, Surroundings, Wordings, features
 from mome_store.routing.hidden_states import HiddenStateEncoder
 from mome_store.routing.index_cache import load_or_build_index
 from mome_store.routing.key_encoder import KeyEncoder, keys_of_readings
 from mome_store.routing.names import Names
+from mome_store.routing.nearest import NearestKeys
 from mome_store.routing.pool import PoolRouter
 from mome_store.routing.projection import BLOCKS
 from mome_store.routing.route import Part, Route
@@ -70,7 +73,8 @@ class Router:
     """Finds the group for each question in one snapshot. Made by `Router.open`.
 
     Attributes: `encoder`, `threshold`, `margin`, `top_k`, `w_q` (float32 [key_dim, encoder.dim], the identity: a
-    trained projection is in the encoder), `pool` (a PoolRouter where the store is a pool, else None).
+    trained projection is in the encoder), `pool` (a PoolRouter where the store is a pool, else None),
+    `index_device` (where the keys are searched).
     """
 
     def __init__(
@@ -82,6 +86,8 @@ class Router:
         margin: float | None,
         false_fire: float | None,
         several: bool,
+        index_device: str,
+        limits: DeviceLimits | None,
     ) -> None:
         if top_k < 1:
             raise SchemaError(f"top_k must be at least 1, found {top_k}")
@@ -92,6 +98,8 @@ class Router:
         self.w_q: NDArray[np.float32] = np.eye(snapshot.key_dim, encoder.dim, dtype=np.float32)
         self._asked = {"threshold": threshold, "margin": margin, "false_fire": false_fire}
         self._several = several
+        self.index_device = index_device
+        self._limits = limits
         self._remembered: dict[int, _Remembered] = {}
         self._load(snapshot)
 
@@ -106,25 +114,34 @@ class Router:
         margin: float | None = None,
         false_fire: float | None = None,
         several: bool = True,
+        index_device: str | None = None,
+        limits: DeviceLimits | None = None,
     ) -> Router:
         """A router over `snapshot`'s keys.
 
-        encoder: by default the one that the store remembers, on `device`. threshold, margin: by default those in the
-        store's meta value "router", else the module's. false_fire: where a trained router is not told its threshold,
-        the share of questions that no fact answers for which its gate may open; by default the meta value's, else
-        `gate.FALSE_FIRE`, by kind of question. several: look for several facts in one query, where a trained router
-        can (several.py); False: at most one group wins.
-        Raises SchemaError for an encoder other than the store's.
+        encoder: by default the one that the store remembers, on `device` ("cpu", "cuda" or "cuda:1"); one that is given
+        stays where it is. index_device: where the keys are searched, with the same routes (device_index.py); by default
+        `device`. limits: what the index may take there (`DeviceLimits`); a refresh holds the old one meanwhile.
+        threshold, margin: by default those in the store's meta value "router", else the module's. false_fire: where a
+        trained router is not told its threshold, the share of questions that no fact answers for which its gate may
+        open; by default the meta value's, else `gate.FALSE_FIRE`, by kind of question. several: look for several facts
+        in one query, where a trained router can (several.py); False: at most one group wins.
+        Raises SchemaError for an encoder other than the store's; DeviceError for a device that FAISS or torch don't
+        have, or that has no room for the keys. The cpu never stands in for it.
         """
         remembered = snapshot.encoder
+        searched_on = device if index_device is None else index_device
+        if parse_device(searched_on)[0] == "cuda":
+            check_faiss_device(searched_on)  # before anything is loaded
         if encoder is None:
+            check_torch_device(device)
             encoder = remembered_encoder(remembered, device)
         if remembered and remembered.get("fingerprint") not in (None, encoder.identity["fingerprint"]):
             raise SchemaError(
                 f"{snapshot.path}: its keys were made by the encoder {_name(remembered)}; "
                 f"{encoder.identity['name']} is another one (fingerprints differ)"
             )
-        return cls(snapshot, encoder, top_k, threshold, margin, false_fire, several)
+        return cls(snapshot, encoder, top_k, threshold, margin, false_fire, several, searched_on, limits)
 
     def refresh(self, snapshot: Snapshot) -> None:
         """Route by `snapshot` from now on: its keys, and its gate where `open` was not told one."""
@@ -309,10 +326,16 @@ class Router:
         first, last = np.searchsorted(self._expert_groups, [group_id, group_id + 1])
         return self._expert_ids[first:last]
 
+    def _index_over(self, keys: NDArray[np.float32], snapshot: Snapshot) -> NearestKeys:
+        if self.index_device == "cpu":
+            return load_or_build_index(snapshot.path, snapshot.commit, keys)
+        return device_index(keys, self.index_device, self._limits)
+
     def _load(self, snapshot: Snapshot) -> None:
-        self.pool = PoolRouter.of(snapshot)
-        keys, self._key_groups = snapshot.keys()
-        self._index = load_or_build_index(snapshot.path, snapshot.commit, keys)
+        keys, key_groups = snapshot.keys()
+        index = self._index_over(keys, snapshot)  # may fail, and leaves the router as it was then
+        self.pool = PoolRouter.of(snapshot, index, key_groups)
+        self._index, self._key_groups = index, key_groups
         by_group = np.argsort(snapshot.expert_groups, kind="stable")
         self._expert_ids, self._expert_groups = snapshot.expert_ids[by_group], snapshot.expert_groups[by_group]
         self._snapshot = snapshot
