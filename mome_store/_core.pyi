@@ -58,6 +58,7 @@ class Lease:
     @property
     def ready(self) -> bool: ...
     def wait(self) -> None: ...
+    def release(self, stream: int) -> None: ...
     @property
     def expert_indptr(self) -> NDArray[np.int32]: ...
     @property
@@ -67,12 +68,19 @@ class Lease:
     @property
     def expert_weight(self) -> NDArray[np.float32]: ...
 
+class Device:
+    @property
+    def name(self) -> str: ...
+    def read(self, address: int, bytes: int) -> bytes: ...
+
+def make_device(name: str) -> Device: ...
+
 class ExpertCache:
     def __init__(
         self,
         shards: ShardSet,
         slots: int | None,
-        device: str,
+        device: Device,
         policy: str,
         reader: ReaderChoice | None,
         staging: int,
@@ -102,6 +110,10 @@ class RoutedRows:
         expert_rank: torch.Tensor,
         expert_weight: torch.Tensor,
     ) -> None: ...
+    @property
+    def last_row(self) -> int: ...
+    @property
+    def highest_rank(self) -> int: ...
     def apply(
         self,
         y: torch.Tensor,

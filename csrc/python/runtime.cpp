@@ -74,7 +74,7 @@ ReaderChoice choose(const std::string& wanted, const std::vector<SourceTuple>& s
 }
 
 std::shared_ptr<ExpertCache> open_cache(const std::shared_ptr<ShardSet>& shards, std::optional<int64_t> slots,
-                                        const std::string& device, const std::string& policy,
+                                        const std::shared_ptr<Device>& device, const std::string& policy,
                                         const ReaderChoice* choice, int64_t staging, double timeout,
                                         std::optional<std::pair<uint64_t, int64_t>> delays) {
     if (!slots || choice == nullptr) return make_mapped_cache(shards);
@@ -87,7 +87,7 @@ std::shared_ptr<ExpertCache> open_cache(const std::shared_ptr<ShardSet>& shards,
         .staging = staging,
         .timeout = std::chrono::milliseconds(static_cast<int64_t>(1000 * timeout)),
     };
-    return make_slot_cache(shards, make_device(device), std::move(reader), options);
+    return make_slot_cache(shards, device, std::move(reader), options);
 }
 
 // Lets Ctrl-C end a wait.
@@ -152,6 +152,20 @@ void bind_runtime(py::module_& module) {
              py::arg("check_records"), py::arg("shards"), py::arg("experts"), py::arg("previous") = nullptr,
              py::arg("reader") = nullptr);
 
+    py::class_<Device, std::shared_ptr<Device>>(module, "Device", "Where an ExpertCache keeps its slots.")
+        .def_property_readonly("name", &Device::name)
+        .def(
+            "read",
+            [](Device& device, uintptr_t from, int64_t bytes) {
+                std::string found(static_cast<size_t>(bytes), '\0');
+                device.read(std::as_writable_bytes(std::span(found)), reinterpret_cast<const std::byte*>(from));
+                return py::bytes(found);
+            },
+            py::arg("address"), py::arg("bytes"), "Copies out of device memory; for tests and diagnosis.");
+    module.def(
+        "make_device", [](const std::string& name) { return std::shared_ptr<Device>(make_device(name)); },
+        py::arg("name"), "The device 'cpu'; mome_store._cuda has the others.");
+
     py::class_<Lease, std::shared_ptr<Lease>>(module, "Lease", "The experts of one route, pinned.")
         .def_property_readonly("ready", &Lease::ready)
         .def("wait",
@@ -159,6 +173,13 @@ void bind_runtime(py::module_& module) {
                  const py::gil_scoped_release release;
                  lease.wait(check_signals);
              })
+        .def(
+            "release",
+            [](Lease& lease, uintptr_t stream) {
+                const py::gil_scoped_release release;
+                lease.release(stream);
+            },
+            py::arg("stream"), "Ends the lease; what is in the stream until now may still use its records.")
         .def_property_readonly("expert_indptr", lease_array<int32_t, &Lease::indptr>)
         .def_property_readonly("expert_base", lease_array<int64_t, &Lease::base>)
         .def_property_readonly("expert_rank", lease_array<int32_t, &Lease::rank>)

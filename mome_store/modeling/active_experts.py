@@ -67,7 +67,7 @@ class ActiveExperts:
             if not len(part.row_index):
                 continue
             if part.waves is None:
-                part.routed_rows().apply(self._schema, module, y, x)
+                part.routed_rows(y.device).apply(self._schema, module, y, x)
             else:
                 self._add_in_waves(part, part.waves, module, x, y)
         return y
@@ -75,15 +75,15 @@ class ActiveExperts:
     def _add_in_waves(self, part: _Part, waves: list[Route], module: str, x: torch.Tensor, y: torch.Tensor) -> None:
         """Forms the sum of all waves in fp32, in the order of one call, and adds it once: the bits of one call."""
         flat = y.view(-1, y.shape[-1])
-        delta = torch.zeros(flat.shape, dtype=torch.float32)
+        delta = torch.zeros(flat.shape, dtype=torch.float32, device=y.device)
         for wave, following in zip(waves, [*waves[1:], None], strict=True):
             with self._cache.acquire(wave) as lease:
                 if following is not None:
                     self._cache.prefetch(following)
-                rows = RoutedRows(part.row_index, part.row_sequence, tables_of(lease))
+                rows = RoutedRows(part.row_index, part.row_sequence, tables_of(lease), y.device)
                 rows.apply(self._schema, module, delta, x, accumulate=True)
                 del rows  # it would keep the lease's slots
-        changed = part.row_index.long()
+        changed = part.row_index.long().to(y.device)
         flat[changed] = (flat[changed].float() + delta[changed]).to(y.dtype)
 
     def close(self) -> None:
@@ -116,12 +116,12 @@ class _Part:
     _routed_rows: RoutedRows | None = None
     _selected: tuple[int, int] | None = None  # the (tokens, first row) that the rows were made for
 
-    def routed_rows(self) -> RoutedRows:
-        """The rows with their experts; waits for records that are not there yet."""
+    def routed_rows(self, device: torch.device) -> RoutedRows:
+        """The rows with their experts, where the model is; waits for records that are not there yet."""
         if self._routed_rows is None:
             if self.lease is None:
                 raise SchemaError("the experts of this part come in waves")
-            self._routed_rows = RoutedRows(self.row_index, self.row_sequence, tables_of(self.lease))
+            self._routed_rows = RoutedRows(self.row_index, self.row_sequence, tables_of(self.lease), device)
         return self._routed_rows
 
     def select_rows(self, tokens: int, past: int) -> None:

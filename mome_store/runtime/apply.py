@@ -8,6 +8,11 @@ Semantics, for every i in [0, m), with row = row_index[i] and s = row_sequence[i
 The sum is formed in fp32 in a fixed order and y is rounded once: a row's result depends on nothing but that row and its
 experts. Rows whose sequence has no expert, and rows not listed, keep every bit. `torch.set_num_threads` governs how
 many threads take part; small calls are the caller's alone.
+
+The operator runs where y is. On a CUDA device it enqueues kernels on torch's current stream and returns; x and y must be
+there, and so must the records, while the tables of the route are tensors on the cpu. What a row gets there depends on
+one thing more: whether its sequence has 16 or more rows in a call (csrc/kernels/cuda/apply.h). `mome::apply_tables` is
+the same with the tables in the device's memory already (mome_store.runtime.cuda_rows).
 """
 
 from __future__ import annotations
@@ -16,10 +21,15 @@ import torch
 
 from mome_store import _core
 from mome_store.errors import SchemaError
+from mome_store.runtime.cuda_rows import CudaRows, TableCapacity, apply_tables
 from mome_store.runtime.expert_cache import DTYPE_CODES
 from mome_store.runtime.lease import Lease
 from mome_store.store import ExpertSchema
 
+_TABLES_SCHEMA = (
+    "(Tensor(a!) y, Tensor x, Tensor tables, int[] capacity, int last_row, int highest_rank, int a_offset, "
+    "int b_offset, float alpha, int weight_dtype, bool accumulate=False) -> ()"
+)
 _SCHEMA = (
     "(Tensor(a!) y, Tensor x, Tensor row_index, Tensor row_sequence, Tensor expert_indptr, Tensor expert_base, "
     "Tensor expert_rank, Tensor expert_weight, int a_offset, int b_offset, float alpha, int weight_dtype, "
@@ -60,7 +70,7 @@ def apply_experts(
     Raises `SchemaError` when a shape, dtype, device, index or offset does not fit; y is then untouched.
     """
     arguments = (y, x, row_index, row_sequence, expert_indptr, expert_base, expert_rank, expert_weight)
-    if _needs_operator(y):
+    if y.is_cuda or _needs_operator(y):
         torch.ops.mome.apply_experts(*arguments, a_offset, b_offset, alpha, weight_dtype, accumulate)
     else:
         _apply(*arguments, a_offset, b_offset, alpha, weight_dtype, accumulate)
@@ -87,11 +97,33 @@ class RoutedRows:
 
     Takes the tensors of `apply_experts` with the same names and copies them; but it keeps `expert_base` alive, and with
     it the lease that `tables_of` took it from. Raises `SchemaError` when they don't fit each other.
+
+    device: where x and y are. On a CUDA device the tables are copied there, onto torch's current stream, and the lease
+    must not be released before the last `apply`.
+    capacity: how large the tables on the device are, for a graph that is captured with these rows and replayed with
+    others (`refill`); None: as these rows need.
     """
 
-    def __init__(self, row_index: torch.Tensor, row_sequence: torch.Tensor, experts: ExpertTables) -> None:
+    def __init__(
+        self,
+        row_index: torch.Tensor,
+        row_sequence: torch.Tensor,
+        experts: ExpertTables,
+        device: torch.device | str = "cpu",
+        capacity: TableCapacity | None = None,
+    ) -> None:
         self._tensors = (row_index, row_sequence, *experts)
         self._core = _core.RoutedRows(*self._tensors)
+        device = torch.device(device)
+        self._on_device = CudaRows(self._core, device, capacity) if device.type == "cuda" else None
+
+    def refill(self, row_index: torch.Tensor, row_sequence: torch.Tensor, experts: ExpertTables) -> None:
+        """Other rows in the place of these, where a CUDA graph finds them; raises `SchemaError` beyond the capacity."""
+        tensors = (row_index, row_sequence, *experts)
+        core = _core.RoutedRows(*tensors)
+        if self._on_device is not None:
+            self._on_device.refill(core)
+        self._tensors, self._core = tensors, core
 
     def apply(
         self, schema: ExpertSchema, module: str, y: torch.Tensor, x: torch.Tensor, *, accumulate: bool = False
@@ -101,7 +133,11 @@ class RoutedRows:
         if not x.is_contiguous():
             x = x.contiguous()
         module_arguments = (section.a_offset, section.b_offset, schema.alpha, DTYPE_CODES[schema.dtype], accumulate)
-        if _needs_operator(y):
+        if self._on_device is not None:
+            rows = self._on_device
+            call = torch.ops.mome.apply_tables if _needs_operator(y) else _apply_tables
+            call(y, x, rows.tables, list(rows.capacity.counts), rows.last_row, rows.highest_rank, *module_arguments)
+        elif _needs_operator(y):
             torch.ops.mome.apply_experts(y, x, *self._tensors, *module_arguments)
         else:
             _refuse_gradients(y, x)
@@ -152,6 +188,44 @@ def _apply(
     )
 
 
+def _apply_cuda(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    row_index: torch.Tensor,
+    row_sequence: torch.Tensor,
+    expert_indptr: torch.Tensor,
+    expert_base: torch.Tensor,
+    expert_rank: torch.Tensor,
+    expert_weight: torch.Tensor,
+    a_offset: int,
+    b_offset: int,
+    alpha: float,
+    weight_dtype: int,
+    accumulate: bool = False,
+) -> None:
+    experts = (expert_indptr, expert_base, expert_rank, expert_weight)
+    rows = CudaRows(_core.RoutedRows(row_index, row_sequence, *experts), y.device)
+    module_arguments = (a_offset, b_offset, alpha, weight_dtype, accumulate)
+    _apply_tables(y, x, rows.tables, list(rows.capacity.counts), rows.last_row, rows.highest_rank, *module_arguments)
+
+
+def _apply_tables(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    tables: torch.Tensor,
+    capacity: list[int],
+    last_row: int,
+    highest_rank: int,
+    a_offset: int,
+    b_offset: int,
+    alpha: float,
+    weight_dtype: int,
+    accumulate: bool = False,
+) -> None:
+    _refuse_gradients(y, x)
+    apply_tables(y, x, tables, capacity, last_row, highest_rank, a_offset, b_offset, alpha, weight_dtype, accumulate)
+
+
 def _fake(
     y: torch.Tensor,
     x: torch.Tensor,
@@ -167,9 +241,31 @@ def _fake(
     weight_dtype: int,
     accumulate: bool = False,
 ) -> None:
-    """The operator without data: what can be said from shapes alone."""
+    _check_shapes(y, x)
+
+
+def _fake_tables(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    tables: torch.Tensor,
+    capacity: list[int],
+    last_row: int,
+    highest_rank: int,
+    a_offset: int,
+    b_offset: int,
+    alpha: float,
+    weight_dtype: int,
+    accumulate: bool = False,
+) -> None:
+    _check_shapes(y, x)
+
+
+def _check_shapes(y: torch.Tensor, x: torch.Tensor) -> None:
+    """The operators without data: what can be said from shapes and places alone."""
     if y.dim() < 2 or x.dim() < 2:
         raise SchemaError("x and y must have two dimensions or more")
+    if x.device != y.device:
+        raise SchemaError(f"x is on {x.device}, y on {y.device}")
     rows = [tensor.shape[:-1].numel() for tensor in (x, y)]
     torch._check(rows[0] == rows[1], lambda: "x and y must have the same number of rows")
 
@@ -177,4 +273,8 @@ def _fake(
 _library = torch.library.Library("mome", "DEF")
 _library.define("apply_experts" + _SCHEMA)
 _library.impl("apply_experts", _apply, "CPU")
+_library.impl("apply_experts", _apply_cuda, "CUDA")
 torch.library.register_fake("mome::apply_experts", _fake, lib=_library)
+_library.define("apply_tables" + _TABLES_SCHEMA)
+_library.impl("apply_tables", _apply_tables, "CUDA")
+torch.library.register_fake("mome::apply_tables", _fake_tables, lib=_library)

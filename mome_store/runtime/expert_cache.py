@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -18,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mome_store import _core
+from mome_store.devices import parse_device
 from mome_store.errors import ClosedError, SchemaError
+from mome_store.runtime.cuda import extension
 from mome_store.runtime.lease import Lease
 from mome_store.runtime.metrics import prometheus_text
 from mome_store.runtime.trace import TraceWriter
@@ -30,6 +33,10 @@ DTYPE_CODES = {"bfloat16": 0, "float16": 1, "float32": 2}
 """How the C++ core names the dtypes of a schema."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+DEFAULT_CAPACITY = 512 << 20
+"""Bytes of slots on a device whose memory is not the host's."""
 
 
 class RoutedExperts(Protocol):
@@ -48,22 +55,24 @@ READERS = ("auto", "mmap", "pread", "io_uring")
 class ExpertCache:
     """Gives out leases over the experts of a snapshot. Safe to use from several threads.
 
-    device: "cpu".
-    capacity: bytes of slots (a number, or text such as "512MiB"); a slot holds one record. None: no slots, records are
-        used in the mapping.
+    device: "cpu", or "cuda" ("cuda:1" for the second one).
+    capacity: bytes of slots (a number, or text such as "512MiB"); a slot holds one record. None: on the cpu no slots,
+        records are used in the mapping; on a CUDA device 512 MiB.
     policy: which slot is given up first: "s3fifo", "lru", "clock" or "lfu". `mome replay` tells which suits a workload.
     reader: how records get into slots: "mmap" (copies out of the mapping), "pread" (through the page cache),
         "io_uring" (past it, O_DIRECT), or "auto": what is in the page cache from there, the rest by whichever suits.
         What can't be had here is replaced, with a RuntimeWarning. Without slots only "auto" and "mmap" make sense.
     verify: "record" checks a record's checksum whenever it enters a slot (without slots: before its first use); "open"
         only its trailer. The shards' sizes and indexes are checked now, in both modes.
-    staging: buffers between the reader and the slots; 0: none on the cpu, where reads go straight into the slots.
+    staging: buffers between the reader and the slots; 0: none on the cpu, where reads go straight into the slots, and
+        64 elsewhere.
     timeout: seconds that a lease waits for slots that other leases hold, and for a read.
     trace: a file to record every acquired route in, for `mome replay` (mome_store.runtime.trace); None: no recording.
 
     Raises `SchemaError` for a setting that is none of these, `CapacityError` when the capacity is below one record,
-    `DeviceMemoryError` when the device has not so much, `DamagedStoreError` and `ReadError` when the snapshot's shards
-    are not what was committed or can't be opened, `TraceError` when the trace can't be written.
+    `DeviceError` when there is no such device or it can't be used, `DeviceMemoryError` when it has not so much memory,
+    `DamagedStoreError` and `ReadError` when the snapshot's shards are not what was committed or can't be opened,
+    `TraceError` when the trace can't be written.
     """
 
     def __init__(
@@ -81,16 +90,20 @@ class ExpertCache:
         _delays: tuple[int, int] | None = None,
     ) -> None:
         """_delays: for tests: makes reads come late and out of order; a seed, and the longest delay in microseconds."""
-        _one_of("device", device, ("cpu",))
+        kind, ordinal = parse_device(device)
         _one_of("policy", policy, POLICIES)
         _one_of("reader", reader, READERS)
         _one_of("verify", verify, ("record", "open"))
+        if capacity is None and kind != "cpu":
+            capacity = max(DEFAULT_CAPACITY, snapshot.schema.record_bytes)
         if capacity is None and reader not in ("auto", "mmap"):
             raise SchemaError(f"the reader {reader!r} fills slots: give the cache a capacity")
         if staging < 0 or not timeout > 0:
             raise SchemaError("staging must not be negative and the timeout must be above 0")
         self.device = device
         self.policy = policy
+        on_device = _core.make_device("cpu") if kind == "cpu" else extension().make_device(ordinal)
+        self._current_stream = None if kind == "cpu" else partial(_current_stream, ordinal)
         self._verify = verify
         self._reader: _core.ReaderChoice | None = None
         if capacity is not None:
@@ -100,7 +113,7 @@ class ExpertCache:
         slots = None if capacity is None else parse_bytes(capacity) // snapshot.schema.record_bytes
         shards = self._open(snapshot, None)
         self._core: _core.ExpertCache | None = _core.ExpertCache(
-            shards, slots, device, policy, self._reader, staging, timeout, _delays
+            shards, slots, on_device, policy, self._reader, staging, timeout, _delays
         )
         self._trace = None if trace is None else TraceWriter(trace, snapshot.schema.record_bytes)
 
@@ -145,7 +158,7 @@ class ExpertCache:
                 raise
         if self._trace is not None:
             self._trace.append(route.expert_ids)
-        return Lease(lease)
+        return Lease(lease, self._current_stream)
 
     def pin(self, expert_ids: Iterable[int]) -> None:
         """Fetches a hot set of experts and keeps it from being evicted; it takes the place of the one before.
@@ -256,3 +269,10 @@ def _flat(route: RoutedExperts) -> tuple[NDArray[np.int64], NDArray[np.int64], N
 def _one_of(setting: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise SchemaError(f"{setting} must be {' or '.join(map(repr, allowed))}, not {value!r}")
+
+
+def _current_stream(ordinal: int) -> int:
+    """The handle of the stream that torch puts its work into."""
+    import torch
+
+    return torch.cuda.current_stream(ordinal).cuda_stream

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mome_store.errors import ClosedError
+from mome_store.errors import ClosedError, DeviceError
 
 if TYPE_CHECKING:
     from mome_store import _core
@@ -20,10 +22,15 @@ class Lease:
     The arrays share the lease's memory. `torch.from_numpy` of one is free, and keeps the records pinned for as long as
     it lives; but once the lease is released, asking it for an array raises `ClosedError`. A lease that was acquired
     without waiting waits when it is first asked for an array, and raises then what `wait` would.
+
+    On a CUDA device the records stay until what torch's current stream holds at the release is done; the arrays don't
+    keep them any longer.
     """
 
-    def __init__(self, core: _core.Lease) -> None:
+    def __init__(self, core: _core.Lease, current_stream: Callable[[], int] | None = None) -> None:
+        """current_stream: on a device that runs later what it is told, the handle of the stream it is told in."""
         self._core: _core.Lease | None = core
+        self._current_stream = current_stream
 
     @property
     def ready(self) -> bool:
@@ -64,7 +71,13 @@ class Lease:
 
     def release(self) -> None:
         """Unpins the experts; a second call does nothing."""
-        self._core = None
+        core, self._core = self._core, None
+        if core is not None and self._current_stream is not None:
+            core.release(self._current_stream())
+
+    def __del__(self) -> None:
+        with suppress(DeviceError):  # it was lost, and what used the records with it
+            self.release()
 
     def __enter__(self) -> Self:
         self._held()
