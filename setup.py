@@ -1,7 +1,7 @@
 """Builds the extension modules with CMake and Ninja; everything else is in pyproject.toml.
 
-`mome_store._core` is always built, `mome_store._cuda` as the variable MOME_CUDA says: "auto" (the default: where there is
-an nvcc that is new enough), "on" or "off". `MOME_CMAKE_ARGS` adds arguments to the configure step, for example
+`mome_store._core` is always built, `mome_store._cuda` as the variable MOME_CUDA says: "auto" (the default: where there
+is an nvcc that is new enough), "on" or "off". `MOME_CMAKE_ARGS` adds arguments to the configure step, for example
 `-DMOME_SANITIZE=address`.
 """
 

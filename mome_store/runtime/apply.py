@@ -9,17 +9,20 @@ The sum is formed in fp32 in a fixed order and y is rounded once: a row's result
 experts. Rows whose sequence has no expert, and rows not listed, keep every bit. `torch.set_num_threads` governs how
 many threads take part; small calls are the caller's alone.
 
-The operator runs where y is. On a CUDA device it enqueues kernels on torch's current stream and returns; x and y must be
-there, and so must the records, while the tables of the route are tensors on the cpu. What a row gets there depends on
-one thing more: whether its sequence has 16 or more rows in a call (csrc/kernels/cuda/apply.h). `mome::apply_tables` is
-the same with the tables in the device's memory already (mome_store.runtime.cuda_rows).
+The operator runs where y is. On a CUDA device it enqueues kernels on torch's current stream; x must be there
+too, and so must the records, while the tables of the route are tensors on the cpu. What a row gets there depends on one
+thing more: whether its sequence has 16 or more rows in a call (csrc/kernels/cuda/apply.h). `mome::apply_tables` is the
+same with the tables in the device's memory already (mome_store.runtime.cuda_rows).
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from mome_store import _core
+from mome_store.devices import parse_device
 from mome_store.errors import SchemaError
 from mome_store.runtime.cuda_rows import CudaRows, TableCapacity, apply_tables
 from mome_store.runtime.expert_cache import DTYPE_CODES
@@ -76,20 +79,30 @@ def apply_experts(
         _apply(*arguments, a_offset, b_offset, alpha, weight_dtype, accumulate)
 
 
-ExpertTables = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""expert_indptr, expert_base, expert_rank and expert_weight of `apply_experts`."""
+class ExpertTables(NamedTuple):
+    """A lease as the kernels take it: the arguments of `apply_experts` with these names, on the cpu.
+
+    device: where the records are that `expert_base` points at.
+    """
+
+    expert_indptr: torch.Tensor
+    expert_base: torch.Tensor
+    expert_rank: torch.Tensor
+    expert_weight: torch.Tensor
+    device: str = "cpu"
 
 
 def tables_of(lease: Lease) -> ExpertTables:
     """The lease as the kernels take it; waits for records that are still on their way.
 
-    As long as one of these tensors lives, the lease's records stay where they are, even when it was released.
+    As long as one of these tensors lives, the lease's records stay where they are, even when it was released; on a CUDA
+    device only until it is.
     """
     indptr, base, rank, weight = (
         torch.from_numpy(array)
         for array in (lease.expert_indptr, lease.expert_base, lease.expert_rank, lease.expert_weight)
     )
-    return indptr, base, rank, weight
+    return ExpertTables(indptr, base, rank, weight, lease.device)
 
 
 class RoutedRows:
@@ -112,18 +125,25 @@ class RoutedRows:
         device: torch.device | str = "cpu",
         capacity: TableCapacity | None = None,
     ) -> None:
-        self._tensors = (row_index, row_sequence, *experts)
+        self._device = torch.device(device)
+        self._tensors = self._checked(row_index, row_sequence, experts)
         self._core = _core.RoutedRows(*self._tensors)
-        device = torch.device(device)
-        self._on_device = CudaRows(self._core, device, capacity) if device.type == "cuda" else None
+        self._on_device = CudaRows(self._core, self._device, capacity) if self._device.type == "cuda" else None
 
     def refill(self, row_index: torch.Tensor, row_sequence: torch.Tensor, experts: ExpertTables) -> None:
         """Other rows in the place of these, where a CUDA graph finds them; raises `SchemaError` beyond the capacity."""
-        tensors = (row_index, row_sequence, *experts)
+        tensors = self._checked(row_index, row_sequence, experts)
         core = _core.RoutedRows(*tensors)
         if self._on_device is not None:
             self._on_device.refill(core)
         self._tensors, self._core = tensors, core
+
+    def _checked(
+        self, row_index: torch.Tensor, row_sequence: torch.Tensor, experts: ExpertTables
+    ) -> tuple[torch.Tensor, ...]:
+        if parse_device(experts.device) != parse_device(str(self._device)):
+            raise SchemaError(f"the experts are on {experts.device}, the rows that they act on are on {self._device}")
+        return row_index, row_sequence, *experts[:4]
 
     def apply(
         self, schema: ExpertSchema, module: str, y: torch.Tensor, x: torch.Tensor, *, accumulate: bool = False

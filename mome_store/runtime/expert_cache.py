@@ -158,7 +158,7 @@ class ExpertCache:
                 raise
         if self._trace is not None:
             self._trace.append(route.expert_ids)
-        return Lease(lease, self._current_stream)
+        return Lease(lease, self.device, self._current_stream)
 
     def pin(self, expert_ids: Iterable[int]) -> None:
         """Fetches a hot set of experts and keeps it from being evicted; it takes the place of the one before.

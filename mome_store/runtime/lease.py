@@ -27,8 +27,9 @@ class Lease:
     keep them any longer.
     """
 
-    def __init__(self, core: _core.Lease, current_stream: Callable[[], int] | None = None) -> None:
+    def __init__(self, core: _core.Lease, device: str = "cpu", current_stream: Callable[[], int] | None = None) -> None:
         """current_stream: on a device that runs later what it is told, the handle of the stream it is told in."""
+        self.device = device
         self._core: _core.Lease | None = core
         self._current_stream = current_stream
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from mome_store.modeling.memory_linear import DeltaSource
-from mome_store.runtime.apply import RoutedRows
+from mome_store.runtime.apply import ExpertTables, RoutedRows
 from mome_store.store import ExpertSchema
 from mome_store.store.record import Weights, encode_record
 from mome_store.tuning.constants import IGNORED, Batch, FactConstants, Prefix, collate
@@ -333,7 +333,7 @@ class RecordedExperts(DeltaSource):
         self._schema = schema
         self._records = records  # the tables hold their addresses
         rows = torch.arange(sequence_of.numel() * positions, dtype=torch.int32)
-        tables = (
+        tables = ExpertTables(
             torch.from_numpy(indptr.astype(np.int32)),
             torch.from_numpy(records.ctypes.data + schema.record_bytes * experts),
             torch.full((len(experts),), schema.rank, dtype=torch.int32),

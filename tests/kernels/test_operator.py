@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mome_store import SchemaError
-from mome_store.runtime.apply import RoutedRows, apply_experts
+from mome_store.runtime.apply import ExpertTables, RoutedRows, apply_experts
 from mome_store.store import ExpertSchema
 from tests.kernels.problem import Problem, make_problem
 
@@ -143,7 +143,7 @@ def test_a_slice_of_each_sequence_has_its_rows_at_one_distance() -> None:
 def routed_rows(problem: Problem) -> tuple[RoutedRows, ExpertSchema]:
     schema = ExpertSchema({"layer": (64, 40)}, rank=6, dtype="bfloat16", alpha=problem.alpha)
     assert schema.sections["layer"].b_offset == problem.b_offset
-    rows = RoutedRows(problem.row_index, problem.row_sequence, problem.arguments()[4:8])  # type: ignore[arg-type]
+    rows = RoutedRows(problem.row_index, problem.row_sequence, ExpertTables(*problem.arguments()[4:8]))  # type: ignore[arg-type]
     return rows, schema
 
 

@@ -197,7 +197,7 @@ def test_threads_share_a_cache(store_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"device": "cuda"},
+        {"device": "tpu"},
         {"policy": "belady"},
         {"reader": "io_uring"},  # without a capacity there is nothing to read into
         {"reader": "readahead", "capacity": "1MiB"},

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from mome_store import _core
-from mome_store.runtime.apply import RoutedRows
+from mome_store.runtime.apply import ExpertTables, RoutedRows
 from mome_store.store import ExpertSchema
 from mome_tools.figures import Figure
 
@@ -121,7 +121,7 @@ class _Call:
             yield from chunks
 
     def seconds(self, base: torch.Tensor) -> float:
-        rows = RoutedRows(self.rows, self.row_sequence, (self.indptr, base, self.ranks, self.weights))
+        rows = RoutedRows(self.rows, self.row_sequence, ExpertTables(self.indptr, base, self.ranks, self.weights))
         return _timed(lambda: rows.apply(self.experts.schema, _LAYER, self.y, self.x))
 
 
