@@ -127,6 +127,15 @@ TEST("tiles of rows and of ranks with tails, and sums over d_in in parts") {
     }
 }
 
+TEST("partial sums that a launch of their own adds up: the bits that they have without") {
+    CudaProblem problem(one_sequence(70, {40}, 520, 72), DType::bfloat16, DType::bfloat16);
+    const auto before = stored_as(DType::float32, problem.y);
+    const auto without = problem.applied_to(before, false);
+    CHECK(problem.error_of(numbers_of(DType::float32, without)) < kPrefillError);
+    const cuda::TableCapacity large{.rows = 0, .ranks = 40, .sequence_ranks = 520, .tiles = 2};
+    CHECK(problem.applied_to(before, false, &large) == without);
+}
+
 TEST("sequences that are decoded and prefilled in one call") {
     for (const DType x : kDTypes) {
         CudaProblem problem(mixed(), x, DType::bfloat16);

@@ -14,6 +14,9 @@ namespace {
 
 // A launch of its own costs some 2 us. Up to so many bytes of one row's factors, one block has read them by then.
 constexpr int64_t kFusedBytes = 64 << 10;
+// Every column tile of the expand reads the parts of t. From so many ranks and tiles on it is worth a launch of its own
+// to add them up once (docs/cuda.md); the sums are the same.
+constexpr int64_t kReducedRanks = 1024;
 constexpr int64_t kWorkspaceValues = 8 << 20;  // 32 MiB of t at a time
 
 void require(bool holds, const char* what) {
@@ -53,9 +56,8 @@ void validate(const ApplyArguments& a) {
                  .accumulate = a.accumulate});
     require(std::max(a.x.columns, a.y.columns) <= std::numeric_limits<int32_t>::max() / 2,
             "d_in or d_out is too large");
-    require(
-        ceil_div(a.capacity.sequence_ranks, kShrinkWarps) <= 65535 && ceil_div(a.y.columns, kExpandColumns) <= 65535,
-        "the ranks of a sequence, or d_out, are more than a grid holds");
+    require(a.capacity.sequence_ranks <= 65535 && ceil_div(a.y.columns, kExpandColumns) <= 65535,
+            "the ranks of a sequence, or d_out, are more than a grid holds");
     require(on_boundary(a.y), "the rows of y must begin at multiples of 16 bytes");
     require(on_boundary(a.x), "the rows of x must begin at multiples of 16 bytes");
     require(reinterpret_cast<uintptr_t>(a.tables) % 256 == 0, "the tables must begin at a multiple of 256 bytes");
@@ -110,7 +112,7 @@ void decode(const Launcher& launch, const ApplyArguments& a, KernelArguments k) 
     const int32_t step = rows_at_once(a.capacity);
     for (; k.first < a.capacity.rows; k.first += step) {
         const int32_t rows = std::min(step, a.capacity.rows - k.first);
-        launch(kernels.shrink, grid_of(rows, ceil_div(ranks, kShrinkWarps)), kShrinkWarps * 32, 0, k);
+        launch(kernels.shrink, grid_of(rows, ranks), kDotThreads, kernels.shrink_shared_bytes, k);
         launch(kernels.expand, grid_of(rows, ceil_div(a.y.columns, kExpandColumns)), kExpandThreads,
                kernels.expand_shared_bytes, k);
     }
@@ -118,11 +120,16 @@ void decode(const Launcher& launch, const ApplyArguments& a, KernelArguments k) 
 
 void prefill(const Launcher& launch, const ApplyArguments& a, KernelArguments k) {
     const PrefillKernels kernels = prefill_kernels(a.x.dtype, a.weight_dtype);
-    const int32_t step = tiles_at_once(a.capacity, a.x.columns);
+    const int32_t step = tiles_at_once(a.capacity, a.x.columns), splits = splits_of(k.d_in);
     for (; k.first < a.capacity.tiles; k.first += step) {
+        k.splits = splits;
         const int32_t tiles = std::min(step, a.capacity.tiles - k.first);
-        launch(kernels.shrink, grid_of(tiles, ceil_div(a.capacity.sequence_ranks, kTileRanks), splits_of(k.d_in)),
-               kPrefillThreads, kernels.shrink_shared_bytes, k);
+        launch(kernels.shrink, grid_of(tiles, ceil_div(a.capacity.sequence_ranks, kTileRanks), splits), kPrefillThreads,
+               kernels.shrink_shared_bytes, k);
+        if (splits > 1 && int64_t{tiles} * a.capacity.sequence_ranks >= kReducedRanks) {
+            launch(kernels.reduce, grid_of(tiles, kTileRows / kReduceRows), kReduceThreads, 0, k);
+            k.splits = 1;
+        }
         launch(kernels.expand, grid_of(tiles, ceil_div(a.y.columns, kTileColumns)), kPrefillThreads,
                kernels.expand_shared_bytes, k);
     }
@@ -149,6 +156,7 @@ void apply_experts(const ApplyArguments& a, int device, cudaStream_t stream) {
                             .d_in = static_cast<int32_t>(a.x.columns),
                             .d_out = static_cast<int32_t>(a.y.columns),
                             .sequence_ranks = a.capacity.sequence_ranks,
+                            .splits = 1,
                             .first = 0,
                             .alpha = a.alpha,
                             .y_dtype = a.y.dtype,

@@ -20,6 +20,7 @@ struct KernelArguments {
     int64_t a_offset, b_offset;  // bytes
     int32_t d_in, d_out;
     int32_t sequence_ranks;  // the most of a sequence: how far rows of t are from each other
+    int32_t splits;          // in how many parts t of the prefill is
     int32_t first;           // row or tile of the tables that this launch begins with
     float alpha;
     DType y_dtype;

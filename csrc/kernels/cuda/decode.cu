@@ -1,8 +1,8 @@
 // A few rows of each sequence: memory-bound, so every weight is read once, in whole lines, by as many loads at a time
 // as it takes.
 //
-//   shrink   a warp for each row of A:  t[row, rank] = scale * <a, x[row]>
-//   expand   a block for 64 columns:    y[row, column] += sum over ranks, one after the other, of t[row, rank] *
+//   shrink   a block for each row of A:  t[row, rank] = scale * <a, x[row]>
+//   expand   a block for 64 columns:     y[row, column] += sum over ranks, one after the other, of t[row, rank] *
 //   b[column] fused    a block for each row does both; where the factors are small, the second launch costs more than
 //   it saves
 //
@@ -15,22 +15,24 @@ namespace {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xFFFF'FFFF;
 
-// <a, x>: lane l sums octets l, l + 32, ...; then the lanes' sums are added pair by pair. In every lane.
+// A thread's part of <a, x>, summed up in its warp: thread i of the kDotThreads that form a product has octets i,
+// i + kDotThreads, ... in that order; then the sums of a warp are added pair by pair. In every lane of the warp. One
+// warp alone would wait for memory seven times as long (docs/cuda.md).
 template <class X, class W>
-__device__ __forceinline__ float dot(const W* a, const X* x, int32_t d, int lane) {
-    constexpr int kAhead = 4;  // octets of a lane that are on their way at once
+__device__ __forceinline__ float part_of_dot(const W* a, const X* x, int32_t d, int thread) {
+    constexpr int kAhead = 4;  // octets of a thread that are on their way at once
     const int32_t octets = d / kOctet;
     float sum = 0;
-    for (int32_t first = lane; first < octets; first += kAhead * kWarp) {
+    for (int32_t first = thread; first < octets; first += kAhead * kDotThreads) {
         Octet<W> weights[kAhead];
 #pragma unroll
         for (int i = 0; i < kAhead; ++i) {
-            const int32_t octet = first + i * kWarp;
+            const int32_t octet = first + i * kDotThreads;
             if (octet < octets) weights[i] = load_octet_streamed(a + octet * kOctet);
         }
 #pragma unroll
         for (int i = 0; i < kAhead; ++i) {
-            const int32_t octet = first + i * kWarp;
+            const int32_t octet = first + i * kDotThreads;
             if (octet >= octets) break;
             const Octet<X> values = load_octet(x + octet * kOctet);
 #pragma unroll
@@ -41,6 +43,17 @@ __device__ __forceinline__ float dot(const W* a, const X* x, int32_t d, int lane
 #pragma unroll
     for (int distance = kWarp / 2; distance > 0; distance /= 2)
         sum += __shfl_xor_sync(kAllLanes, sum, distance);
+    return sum;
+}
+
+constexpr int kDotWarps = kDotThreads / kWarp;
+
+// The parts of its warps make the product, always in the same order.
+__device__ __forceinline__ float sum_of_parts(const float (&parts)[kDotWarps]) {
+    float sum = parts[0];
+#pragma unroll
+    for (int warp = 1; warp < kDotWarps; ++warp)
+        sum += parts[warp];
     return sum;
 }
 
@@ -71,16 +84,26 @@ __device__ __forceinline__ void finish_sum(const KernelArguments& k, int64_t at,
     }
 }
 
+struct ShrinkShared {
+    float parts[kDotWarps];
+};
+
 template <class X, class W>
-__global__ void __launch_bounds__(kShrinkWarps* kWarp) shrink(const KernelArguments k) {
+__global__ void __launch_bounds__(kDotThreads) shrink(const KernelArguments k) {
     const RowEntry row = k.tables.rows[k.first + static_cast<int32_t>(blockIdx.x)];
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    const int32_t rank = static_cast<int32_t>(blockIdx.y) * kShrinkWarps + static_cast<int32_t>(threadIdx.x) / kWarp;
+    const auto rank = static_cast<int32_t>(blockIdx.y);
     if (rank >= row.ranks) return;
+    auto& shared = shared_as<ShrinkShared>();
+    const auto thread = static_cast<int>(threadIdx.x);
     const RankEntry entry = k.tables.ranks[row.first_rank + rank];
     const X* x = static_cast<const X*>(k.x) + row.row * k.x_stride;
-    const float sum = dot(factor_row<W>(entry, k.a_offset, k.d_in), x, k.d_in, lane);
-    if (lane == 0) k.t[static_cast<int64_t>(blockIdx.x) * k.sequence_ranks + rank] = scaled(sum, entry, k.alpha);
+    const float part = part_of_dot(factor_row<W>(entry, k.a_offset, k.d_in), x, k.d_in, thread);
+    if (thread % kWarp == 0) shared.parts[thread / kWarp] = part;
+    __syncthreads();  // all parts are there
+    if (thread == 0) {
+        k.t[static_cast<int64_t>(blockIdx.x) * k.sequence_ranks + rank] =
+            scaled(sum_of_parts(shared.parts), entry, k.alpha);
+    }
 }
 
 // A stage of the expand: some ranks of its columns, on their way into shared memory while the stage before is summed.
@@ -146,6 +169,7 @@ __global__ void __launch_bounds__(kExpandThreads) expand(const KernelArguments k
 }
 
 struct FusedShared {
+    float parts[kFusedRanks][kDotWarps];
     float t[kFusedRanks];
 };
 
@@ -154,12 +178,16 @@ __global__ void __launch_bounds__(kFusedThreads) fused(const KernelArguments k) 
     const RowEntry row = k.tables.rows[k.first + static_cast<int32_t>(blockIdx.x)];
     if (row.ranks == 0) return;
     auto& shared = shared_as<FusedShared>();
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const auto thread = static_cast<int>(threadIdx.x);
     const X* x = static_cast<const X*>(k.x) + row.row * k.x_stride;
-    for (int32_t rank = static_cast<int32_t>(threadIdx.x) / kWarp; rank < row.ranks; rank += kFusedThreads / kWarp) {
-        const RankEntry entry = k.tables.ranks[row.first_rank + rank];
-        const float sum = dot(factor_row<W>(entry, k.a_offset, k.d_in), x, k.d_in, lane);
-        if (lane == 0) shared.t[rank] = scaled(sum, entry, k.alpha);
+    for (int32_t rank = thread / kDotThreads; rank < row.ranks; rank += kFusedThreads / kDotThreads) {
+        const RankEntry& entry = k.tables.ranks[row.first_rank + rank];
+        const float part = part_of_dot(factor_row<W>(entry, k.a_offset, k.d_in), x, k.d_in, thread % kDotThreads);
+        if (thread % kWarp == 0) shared.parts[rank][thread % kDotThreads / kWarp] = part;
+    }
+    __syncthreads();  // all parts are there
+    if (thread < row.ranks) {
+        shared.t[thread] = scaled(sum_of_parts(shared.parts[thread]), k.tables.ranks[row.first_rank + thread], k.alpha);
     }
     __syncthreads();  // t is whole
     for (auto octet = static_cast<int32_t>(threadIdx.x); octet < k.d_out / kOctet; octet += kFusedThreads) {
@@ -187,6 +215,7 @@ DecodeKernels kernels() {
     return {.shrink = &shrink<X, W>,
             .expand = &expand<W>,
             .fused = &fused<X, W>,
+            .shrink_shared_bytes = sizeof(ShrinkShared),
             .expand_shared_bytes = sizeof(ExpandStages<W>),
             .fused_shared_bytes = sizeof(FusedShared)};
 }

@@ -8,8 +8,8 @@
 
 namespace mome::cuda {
 
-constexpr int kShrinkWarps = 4;     // of a block, each for one rank:  grid.y = ranks / kShrinkWarps
-constexpr int kExpandColumns = 64;  // of a block:                     grid.y = d_out / kExpandColumns
+constexpr int kDotThreads = 128;    // of the shrink's blocks, one for each rank:  grid.y = ranks
+constexpr int kExpandColumns = 64;  // of the expand's blocks:                     grid.y = d_out / kExpandColumns
 constexpr int kExpandThreads = 128;
 constexpr int kFusedThreads = 512;
 constexpr int kFusedRanks = 64;  // of one sequence, at most
@@ -18,6 +18,7 @@ struct DecodeKernels {
     void (*shrink)(KernelArguments);
     void (*expand)(KernelArguments);
     void (*fused)(KernelArguments);
+    size_t shrink_shared_bytes;
     size_t expand_shared_bytes;
     size_t fused_shared_bytes;
 };

@@ -1,6 +1,7 @@
 // Many rows of a sequence: tiles of 64 rows on the matrix cores.
 //
 //   shrink   t[split, row, rank] = scale * <a, x[row]> over the split's part of d_in
+//   reduce   t[0, row, rank] += t[1, row, rank] + ...: only where that is worth a launch
 //   expand   y[row, column] += sum over ranks of (t[0, row, rank] + t[1, row, rank] + ...) * b[rank, column]
 //
 // The matrix cores multiply TF32 numbers, which hold every bf16 and fp16 number, and add in fp32. What is stored as
@@ -146,6 +147,24 @@ __global__ void __launch_bounds__(kPrefillThreads) shrink(const KernelArguments 
     }
 }
 
+__device__ __forceinline__ float whole_of(const KernelArguments& k, const float* part, int64_t distance) {
+    float whole = 0;
+    for (int32_t split = 0; split < k.splits; ++split)
+        whole += part[split * distance];
+    return whole;
+}
+
+__global__ void __launch_bounds__(kReduceThreads) reduce(const KernelArguments k) {
+    const TileEntry tile = k.tables.tiles[k.first + static_cast<int32_t>(blockIdx.x)];
+    const int64_t distance = static_cast<int64_t>(gridDim.x) * kTileRows * k.sequence_ranks;
+    const int32_t first_row = static_cast<int32_t>(blockIdx.y) * kReduceRows;
+    for (int32_t row = first_row; row < min(first_row + kReduceRows, tile.rows); ++row) {
+        float* const t = k.t + (static_cast<int64_t>(blockIdx.x) * kTileRows + row) * k.sequence_ranks;
+        for (auto rank = static_cast<int32_t>(threadIdx.x); rank < tile.ranks; rank += kReduceThreads)
+            t[rank] = whole_of(k, t + rank, distance);
+    }
+}
+
 template <class W>
 struct ExpandShared {
     struct Stages {
@@ -189,7 +208,7 @@ __global__ void __launch_bounds__(kPrefillThreads) expand(const KernelArguments 
     auto& shared = shared_as<ExpandShared<W>>();
     const Lane lane;
     const int32_t first_column = static_cast<int32_t>(blockIdx.y) * kTileColumns;
-    const int32_t steps = (tile.ranks + kStepValues - 1) / kStepValues, splits = splits_of(k.d_in);
+    const int32_t steps = (tile.ranks + kStepValues - 1) / kStepValues;
     const float* const t = k.t + static_cast<int64_t>(blockIdx.x) * kTileRows * k.sequence_ranks;
     const int64_t split_distance = static_cast<int64_t>(gridDim.x) * kTileRows * k.sequence_ranks;
     float sums[kTileColumns / kGroup][4] = {};
@@ -201,12 +220,9 @@ __global__ void __launch_bounds__(kPrefillThreads) expand(const KernelArguments 
         for (int i = static_cast<int>(threadIdx.x); i < kTileRows * kStepValues; i += kPrefillThreads) {
             const int row = i / kStepValues;
             const int32_t rank = step * kStepValues + i % kStepValues;
-            float whole = 0;
-            if (row < tile.rows && rank < tile.ranks) {
-                for (int32_t part = 0; part < splits; ++part)
-                    whole += t[part * split_distance + static_cast<int64_t>(row) * k.sequence_ranks + rank];
-            }
-            shared.stages.t[row][i % kStepValues] = whole;
+            const float* const parts = t + static_cast<int64_t>(row) * k.sequence_ranks + rank;
+            const bool valid = row < tile.rows && rank < tile.ranks;
+            shared.stages.t[row][i % kStepValues] = valid ? whole_of(k, parts, split_distance) : 0.0F;
         }
         if (step + 1 < steps) {
             wait_copies<1>();
@@ -253,6 +269,7 @@ __global__ void __launch_bounds__(kPrefillThreads) expand(const KernelArguments 
 template <class X, class W>
 PrefillKernels kernels() {
     return {.shrink = &shrink<X, W>,
+            .reduce = &reduce,
             .expand = &expand<W>,
             .shrink_shared_bytes = kShrinkStages * sizeof(ShrinkStage<X, W>),
             .expand_shared_bytes = sizeof(ExpandShared<W>)};

@@ -27,8 +27,12 @@ __host__ __device__ constexpr int32_t splits_of(int32_t d_in) {
     return (d_in + split_values(d_in) - 1) / split_values(d_in);
 }
 
+constexpr int kReduceThreads = 128;
+constexpr int kReduceRows = 8;  // of a block:  grid.y = kTileRows / kReduceRows
+
 struct PrefillKernels {
     void (*shrink)(KernelArguments);
+    void (*reduce)(KernelArguments);
     void (*expand)(KernelArguments);
     size_t shrink_shared_bytes;
     size_t expand_shared_bytes;
