@@ -17,6 +17,12 @@ from mome_tools import doctor, machine_facts
 from .conftest import Mome
 
 
+@pytest.fixture(autouse=True)
+def no_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this build has: `extension` puts one there."""
+    monkeypatch.setitem(sys.modules, "mome_store._cuda", None)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> None:
@@ -34,7 +40,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 @pytest.fixture
-def extension(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def extension(no_extension: None, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     module = SimpleNamespace(architectures=lambda: ["80", "90"], runtime_version=lambda: 12040)
     monkeypatch.setitem(sys.modules, "mome_store._cuda", module)  # type: ignore[misc]
     return module
