@@ -41,7 +41,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 @pytest.fixture
 def extension(no_extension: None, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    module = SimpleNamespace(architectures=lambda: ["80", "90"], runtime_version=lambda: 12040)
+    module = SimpleNamespace(architectures=lambda: ["sm_80", "sm_90"], runtime_version=lambda: 12040)
     monkeypatch.setitem(sys.modules, "mome_store._cuda", module)  # type: ignore[misc]
     return module
 
@@ -86,7 +86,7 @@ def test_people_get_lines(mome: Mome) -> None:
 @pytest.mark.usefixtures("driver", "extension", "faiss_gpu")
 def test_with_all_there_a_device_is_used_on_request(mome: Mome) -> None:
     report = mome("doctor", "--json").json
-    assert report["built"]["cuda"] == {"architectures": ["80", "90"], "runtime": "12.4", "problem": None}
+    assert report["built"]["cuda"] == {"architectures": ["sm_80", "sm_90"], "runtime": "12.4", "problem": None}
     assert report["found"]["driver"]["cuda"] == "13.0"
     large = {"index": 0, "name": "Large", "compute_capability": "9.0", "memory_bytes": 139 << 30}
     assert report["found"]["devices"] == [large]
@@ -102,6 +102,25 @@ def test_a_driver_without_a_device_is_no_problem(mome: Mome, driver: SimpleNames
     ran = mome("doctor", "--json")
     assert ran.code == 0 and ran.json["found"]["devices"] == []
     assert ran.json["used"]["device"]["others"] == {"cuda": "the driver finds no device"}
+
+
+@pytest.mark.parametrize(
+    ("capability", "newest", "expected"),
+    [
+        ("8.6", 12040, "used where device='cuda' is asked for"),
+        ("12.0", 13000, "the extension was built for sm_80, sm_90, which no device here runs"),
+        ("7.5", 12040, "the extension was built for sm_80, sm_90, which no device here runs"),
+        ("9.0", 11080, "the driver supports CUDA up to 11.8, the extension is of CUDA 12.4: install a newer driver"),
+    ],
+)
+@pytest.mark.usefixtures("extension")
+def test_a_device_that_can_t_run_the_extension_says_why(
+    mome: Mome, driver: SimpleNamespace, capability: str, newest: int, expected: str
+) -> None:
+    driver.version = lambda: newest
+    driver.devices = lambda: [CudaDevice(0, "Other", capability, 1 << 30)]
+    ran = mome("doctor", "--json")
+    assert ran.code == 0 and ran.json["used"]["device"]["others"] == {"cuda": expected}
 
 
 @pytest.mark.usefixtures("no_driver")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -181,7 +182,26 @@ def _why_no_device(built: Facts, found: Facts) -> str:
         return str(reason)
     if not found["devices"]:
         return "the driver finds no device"
+    newest, runtime = found["driver"]["cuda"], built["cuda"]["runtime"]
+    if _major(newest) < _major(runtime):
+        return f"the driver supports CUDA up to {newest}, the extension is of CUDA {runtime}: install a newer driver"
+    architectures = built["cuda"]["architectures"]
+    if not any(_runs(architectures, device["compute_capability"]) for device in found["devices"]):
+        return f"the extension was built for {', '.join(architectures)}, which no device here runs"
     return _ON_REQUEST
+
+
+def _runs(architectures: list[str], capability: str) -> bool:
+    """Whether a device of compute capability "8.6" runs machine code for one of these, such as "sm_80": of the same
+    major version, and no newer a minor one.
+    """
+    major, minor = map(int, capability.split("."))
+    built_for = [divmod(int(digits[0]), 10) for name in architectures if (digits := re.findall(r"\d+", name))]
+    return any(major == its_major and minor >= its_minor for its_major, its_minor in built_for)
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
 
 
 def _why_no_index(found: Facts) -> str:
