@@ -1,5 +1,6 @@
 """From a question's text to the experts that hold its answer."""
 
+from mome_store.routing.device_index import DeviceLimits
 from mome_store.routing.encoder import QueryEncoder, SentenceEncoder, TokenEncoder
 from mome_store.routing.hidden_states import HiddenStateEncoder
 from mome_store.routing.key_encoder import KeyEncoder
@@ -8,6 +9,7 @@ from mome_store.routing.router import Candidate, Router
 
 __all__ = [
     "Candidate",
+    "DeviceLimits",
     "HiddenStateEncoder",
     "KeyEncoder",
     "Part",

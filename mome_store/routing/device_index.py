@@ -14,6 +14,7 @@ FAISS's GPU indexes are not thread-safe: one search at a time. The store's index
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ _MOST_RESULTS = 2048  # that FAISS ranks on a device, and lists that it looks at
 _FEWEST = 128  # candidates: a key more costs the host 0.4 us, another search far more
 _LARGEST_HALF = 65504.0  # a longer vector may have components that 16 bits can't hold
 _MORE = 4  # times as many, where they didn't suffice
+_FAISS_PLACE = re.compile(r"^Error in .* at \S+: (Error: )?")  # where in FAISS's source an error was raised
 _WAYS_OUT = "free some of it, take another device, or use device 'cpu'"
 
 
@@ -267,8 +269,8 @@ def _reported(device: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        problem = str(error).strip().splitlines()
-        raise DeviceError(device, f"FAISS: {problem[-1] if problem else type(error).__name__}") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise DeviceError(device, f"FAISS: {_FAISS_PLACE.sub('', lines[-1])}") from error
 
 
 def _gpu() -> Any:

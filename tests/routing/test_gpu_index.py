@@ -72,9 +72,9 @@ class StandInIndex:
 
     def search(self, queries: Floats, count: int) -> tuple[Floats, NDArray[np.int64]]:
         if count > 2048:
-            raise RuntimeError("Error in validateKSelect\nError: 'k <= 2048' failed: GPU index only supports 2048")
+            raise RuntimeError("Error in search() at GpuIndex.cu:1: Error: 'k <= 2048' failed")
         if self.breaks:
-            raise RuntimeError(f"Error in faiss::gpu\n{self.breaks}")
+            raise RuntimeError(f"Error in int faiss::search(int, long) at /a/faiss/gpu/GpuIndex.cu:65: {self.breaks}")
         self.asked.append((len(queries), count))
         self.overlapped |= self.at_work > 0
         self.at_work += 1

@@ -13,6 +13,7 @@ from mome_tools.commands import (
     ask,
     bench,
     compaction,
+    doctor,
     evaluate,
     exchange,
     memorize,
@@ -43,6 +44,7 @@ app.command()(compaction.gc)
 app.command()(exchange.export)
 app.command("import")(exchange.import_)
 app.command()(exchange.dump)
+app.command()(doctor.doctor)
 app.command()(replay.replay)
 app.command()(train_router.train_router)
 app.add_typer(bench.app, name="bench")
