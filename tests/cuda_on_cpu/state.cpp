@@ -126,6 +126,7 @@ void reset(uint64_t seed) {
     s.failed_call.clear();
     t_last_error = cudaSuccess;
     t_device = 0;
+    capture_mode() = cudaStreamCaptureModeGlobal;
 }
 
 void set_seed(uint64_t seed) {

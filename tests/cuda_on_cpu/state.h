@@ -147,7 +147,8 @@ struct State {
 };
 
 State& state();
-int& current_device();  // of this thread
+int& current_device();                  // of this thread
+cudaStreamCaptureMode& capture_mode();  // likewise
 
 // What a call may do.
 enum Traits : unsigned {
