@@ -1,8 +1,9 @@
 """Do the tests notice when a statement that orders work is missing?
 
-Each statement that a pattern finds is deleted in a copy of the sources, one at a time; what includes the file is compiled
-again, and the programs are run until one fails. A statement whose loss no program notices is a survivor. Without an argument,
-the statements that order the copies and the kernels of the slot cache on a CUDA device; see `Suite` for others.
+Each statement that a pattern finds is deleted in a copy of the sources, one at a time; what includes the file is
+compiled again, and the programs are run until one fails. A statement whose loss no program notices is a survivor. The
+suite here is about what orders the copies and the kernels of the slot cache on a CUDA device; `Suite` says what to give
+for others.
 
     python tests/cuda_on_cpu/mutations.py [--list] [--only REGEX] [--repeat N]
 
@@ -28,7 +29,7 @@ HERE = "tests/cuda_on_cpu"
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-    """Statements to delete: each match of `regex` in `file`, `(?s)` and up to its semicolon if the pattern says so."""
+    """Statements to delete: each match of `regex` in `file`."""
 
     file: str
     regex: str
@@ -58,12 +59,25 @@ STANDIN = tuple(
     f"{HERE}/{name}.cpp" for name in ("devices", "faults", "fibers", "graphs", "launch", "memory", "state", "streams")
 )
 CORE = tuple(
-    f"csrc/{name}.cpp"
-    for name in (
-        "device/cpu_device format/crc32c format/key format/layout format/record format/shard_index io/expert_run "
-        "io/io_uring io/io_uring_reader io/mapped_file io/mmap_reader io/pread_reader io/read_file io/reader io/shard_set "
-        "io/work_queue runtime/eviction runtime/mapped_cache runtime/prefetcher runtime/route runtime/slot_cache"
-    ).split()
+    f"csrc/{layer}/{name}.cpp"
+    for layer, names in {
+        "device": ("cpu_device",),
+        "format": ("crc32c", "key", "layout", "record", "shard_index"),
+        "io": (
+            "expert_run",
+            "io_uring",
+            "io_uring_reader",
+            "mapped_file",
+            "mmap_reader",
+            "pread_reader",
+            "read_file",
+            "reader",
+            "shard_set",
+            "work_queue",
+        ),
+        "runtime": ("eviction", "mapped_cache", "prefetcher", "route", "slot_cache"),
+    }.items()
+    for name in names
 )
 CUDA_DEVICE = "csrc/device/cuda/cuda_device.cpp"
 PREFETCHER = "csrc/runtime/prefetcher.cpp"
@@ -102,7 +116,7 @@ STREAM_ORDER = Suite(
 
 
 def mutations(suite: Suite, root: Path) -> Iterator[Mutation]:
-    """Every statement that is to be deleted. Raises ValueError for a pattern that finds none: the source has moved on."""
+    """Every statement that is to be deleted. Raises ValueError for a pattern that finds none: the source moved on."""
     for pattern in suite.patterns:
         text = (root / pattern.file).read_text()
         found = list(re.finditer(pattern.regex, text))
