@@ -130,6 +130,33 @@ TEST("a load that fails leaves the slot's uses to the next") {
     CHECK(wrong == 0 && holds_records(*next, {5}));
 }
 
+TEST(
+    "a load whose copy can't be followed ends only when the copy is done: its slot and its buffer are not free "
+    "before") {
+    const Experts experts(16);
+    for (const char* call : {"cudaEventCreateWithFlags", "cudaEventRecord", "cudaEventSynchronize"}) {
+        ComputeStream compute;
+        const auto reads = std::make_shared<HeldReads>();
+        const auto cache = open_cache(experts, std::make_unique<HeldReader>(reads), 1);
+        Gate gate;
+        {
+            const auto lease = cache->reserve(TestRoute({3}).view());
+            reads->deliver();
+            lease->wait();
+            gate.close(compute);
+            lease->release(compute.number());
+        }
+        const auto failing = cache->reserve(TestRoute({4}).view());
+        standin::fail_next(call, cudaErrorInvalidValue);
+        std::thread delivery([&] { reads->deliver(); });
+        nap();
+        CHECK(!failing->ready());
+        gate.open();
+        CHECK_THROWS(DeviceError, failing->wait(), error.problem.find(call) == 0);
+        delivery.join();
+    }
+}
+
 TEST("a cache goes only after the work that leases were released to") {
     const Experts experts(16);
     ComputeStream compute;
