@@ -13,13 +13,14 @@ import torch
 
 from mome_store.allocator import keep_freed_memory
 from mome_store.base_model import fingerprint, load_base_model, resolve_base_model
+from mome_store.devices import check_torch_device
 from mome_store.errors import BaseModelMismatchError, ClosedError, SchemaError
 from mome_store.modeling.active_experts import ActiveExperts, positions_of
 from mome_store.modeling.answers import Answer, answer_of, turns_of
 from mome_store.modeling.greedy import generate_greedily, pad_left
 from mome_store.modeling.memory_linear import adapt, restore
 from mome_store.modeling.prompts import Prompts
-from mome_store.routing import HiddenStateEncoder, QueryEncoder, Route, Router
+from mome_store.routing import HiddenStateEncoder, QueryEncoder, Route, Router, faiss_reaches
 from mome_store.routing.router import remembered_encoder
 from mome_store.runtime import ExpertCache
 from mome_store.store import ExpertStore, Snapshot
@@ -58,13 +59,19 @@ class MemoryModel:
         self._active: ActiveExperts | None = None
         self._waves = waves
         try:
+            check_torch_device(device)
             check_base_model(self.store.base_model, model)
             self.model = model.to(device)  # type: ignore[arg-type]  # a wrapper in transformers hides self
             self.tokenizer = tokenizer
             self.prompts = Prompts(model, tokenizer)
             self.snapshot: Snapshot = self.store.snapshot()
             try:
-                self.router = Router.open(self.snapshot, encoder=encoder or self._own_states(device), device=device)
+                self.router = Router.open(
+                    self.snapshot,
+                    encoder=encoder or self._own_states(device),
+                    device=device,
+                    index_device=device if faiss_reaches(device) else "cpu",
+                )
                 self.cache = ExpertCache(self.snapshot, device=device, capacity=cache, trace=trace)
                 self.attachment = adapt(self.model, self.store.schema)
             except BaseException:
@@ -92,14 +99,17 @@ class MemoryModel:
 
         base: a folder or hub id of a causal LM; None: the one that the store remembers.
         store: a path, opened for reading, or a store that is open (and stays so).
+        device: "cpu", "cuda" or "cuda:1": where the model runs, and with it the experts and the encoder. The keys are
+            searched there where FAISS can (faiss-gpu is installed), on the cpu otherwise: the routes are the same.
         cache: bytes of slots for the experts in use, as a number or text such as "512MiB"; None, on the cpu: no slots,
-            records are used where they are mapped. The answers are the same, bit for bit.
+            records are used where they are mapped, and the answers are the same, bit for bit; elsewhere 512 MiB.
         encoder: None: the one that the store remembers.
         waves: apply a route that has more experts than `cache` has room for part after part; False: CapacityError.
         trace: a file that every route which is used is recorded in, for `mome replay`; None: no recording.
 
-        Raises BaseModelMismatchError when the base model can't be found or is not the one that the experts were
-        trained beside; SchemaError, DamagedStoreError and the like as the store, router and cache do.
+        Raises DeviceError when there is no such device; BaseModelMismatchError when the base model can't be found or is
+        not the one that the experts were trained beside; SchemaError, DamagedStoreError and the like as the store,
+        router and cache do.
         """
         opened = store if isinstance(store, ExpertStore) else ExpertStore.open(store)
         try:

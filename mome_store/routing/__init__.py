@@ -1,6 +1,6 @@
 """From a question's text to the experts that hold its answer."""
 
-from mome_store.routing.device_index import DeviceLimits
+from mome_store.routing.device_index import DeviceLimits, faiss_reaches
 from mome_store.routing.encoder import QueryEncoder, SentenceEncoder, TokenEncoder
 from mome_store.routing.hidden_states import HiddenStateEncoder
 from mome_store.routing.key_encoder import KeyEncoder
@@ -18,4 +18,5 @@ __all__ = [
     "Router",
     "SentenceEncoder",
     "TokenEncoder",
+    "faiss_reaches",
 ]

@@ -100,6 +100,17 @@ def check_faiss_device(device: str) -> int:
     return ordinal
 
 
+def faiss_reaches(device: str) -> bool:
+    """Whether FAISS can search on this device; always on the cpu."""
+    if parse_device(device)[0] == "cpu":
+        return True
+    try:
+        check_faiss_device(device)
+    except DeviceError:
+        return False
+    return True
+
+
 def kind_for(rows: int, dim: int, free: int, device: str, limits: DeviceLimits) -> Literal["flat", "lists"]:
     """Which kind of index over so many keys fits into `free` bytes. Raises DeviceError where none does."""
     room = int(limits.share * free) - limits.temporary_bytes

@@ -54,13 +54,16 @@ class HeldReads {
         const std::lock_guard lock(mutex_);
         return {reads_.at(index).offset, reads_.at(index).parts.size()};
     }
+    // Waits for the read: with staging, it is only asked for once a buffer is free, which may be a little later.
     Read take(size_t index) {
-        const std::lock_guard lock(mutex_);
+        std::unique_lock lock(mutex_);
+        asked_.wait_for(lock, std::chrono::seconds(10), [&] { return reads_.size() > index; });
         Read read = std::move(reads_.at(index));
         reads_.erase(reads_.begin() + static_cast<ptrdiff_t>(index));
         return read;
     }
     mutable std::mutex mutex_;
+    std::condition_variable asked_;
     std::deque<Read> reads_;
 };
 
@@ -73,6 +76,7 @@ class HeldReader final : public Reader {
         const std::lock_guard lock(held_->mutex_);
         for (Read& read : reads)
             held_->reads_.push_back(std::move(read));
+        held_->asked_.notify_all();
     }
 
   private:

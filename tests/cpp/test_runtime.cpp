@@ -100,6 +100,35 @@ TEST("threads may acquire, prefetch and refresh at once") {
     CHECK(cache->statistics().leases == 600 && cache->statistics().leases_live == 0);
 }
 
+TEST("a copy stream of the cpu waits for the event that it is told to, and what comes after waits with it") {
+    struct Gate final : Event {
+        void wait() override { open.wait(false); }
+        std::atomic<bool> open{false};
+    };
+    const auto device = make_device("cpu");
+    const auto memory = device->allocate(8);
+    const auto staging = device->allocate_staging(8);
+    const auto stream = device->make_stream();
+    staging->span()[0] = std::byte{7};
+    const auto gate = std::make_shared<Gate>();
+    stream->wait(device->record(0));  // reached from the beginning
+    stream->copy(std::vector<Copy>{{.to_device = memory->data(), .from_host = staging->data(), .bytes = 1}});
+    stream->record()->wait();
+    staging->span()[0] = std::byte{8};
+    stream->wait(gate);
+    stream->copy(std::vector<Copy>{{.to_device = memory->data(), .from_host = staging->data(), .bytes = 1}});
+    const auto copied = stream->record();
+    std::byte found{};
+    device->read({&found, 1}, memory->data());
+    CHECK(found == std::byte{7});
+    gate->open = true;
+    gate->open.notify_all();
+    copied->wait();
+    device->read({&found, 1}, memory->data());
+    CHECK(found == std::byte{8});
+    stream->drain();
+}
+
 TEST("a percentile of stall times is at most a quarter above the true one, and never below") {
     StallTimes times;
     CHECK(times.percentile(0.5).count() == 0);

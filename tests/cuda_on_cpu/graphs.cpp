@@ -10,8 +10,6 @@
 namespace standin {
 namespace {
 
-thread_local cudaStreamCaptureMode t_mode = cudaStreamCaptureModeGlobal;
-
 std::shared_ptr<Graph> find_graph(State& s, const void* handle, bool exec) {
     const auto found = s.graphs.find(handle);
     if (found != s.graphs.end() && found->second->exec == exec) return found->second;
@@ -30,18 +28,23 @@ cudaError_t destroy(const char* name, const void* handle, bool exec) {
 
 }  // namespace
 
+cudaStreamCaptureMode& capture_mode() {
+    thread_local cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+    return mode;
+}
+
 void invalidate(State&, Capture& capture, cudaError_t why) {
     if (capture.invalid == cudaSuccess) capture.invalid = why;
 }
 
 cudaError_t check_captures(State& s) {
-    if (t_mode == cudaStreamCaptureModeRelaxed) return cudaSuccess;
+    if (capture_mode() == cudaStreamCaptureModeRelaxed) return cudaSuccess;
     cudaError_t result = cudaSuccess;
     for (const auto& capture : s.captures) {
         const bool mine = capture->thread == std::this_thread::get_id();
         const bool forbids =
             mine ? capture->mode != cudaStreamCaptureModeRelaxed
-                 : capture->mode == cudaStreamCaptureModeGlobal && t_mode == cudaStreamCaptureModeGlobal;
+                 : capture->mode == cudaStreamCaptureModeGlobal && capture_mode() == cudaStreamCaptureModeGlobal;
         if (!forbids) continue;
         invalidate(s, *capture, cudaErrorStreamCaptureUnsupported);
         result = cudaErrorStreamCaptureUnsupported;
@@ -55,7 +58,7 @@ using namespace standin;
 
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
     return call("cudaThreadExchangeStreamCaptureMode", kPlain, [&](State&, Lock&) {
-        std::swap(*mode, t_mode);
+        std::swap(*mode, capture_mode());
         return cudaSuccess;
     });
 }

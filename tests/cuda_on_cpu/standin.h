@@ -48,6 +48,8 @@ void set_compute_capability(int major, int minor);
 // The n-th call from now on, counted from 1, fails with `error`; 0: none does. A call that frees, destroys or waits
 // does its work all the same. An error that loses a device loses the one that is current.
 void fail_call(int64_t n, cudaError_t error);
+// The next call of that name fails so; it loses no device.
+void fail_next(const std::string& name, cudaError_t error);
 int64_t calls();            // since the last fail_call or reset; not counted: the functions under "Errors"
 std::string failed_call();  // the name of the call that fail_call made fail; empty: it did not come to that
 

@@ -22,6 +22,10 @@ cudaError_t begin(State& s, const char* name, unsigned traits) {
         if (loses_device(s.fail_with)) lose(s, current_device(), s.fail_with);
         return s.fail_with;
     }
+    if (const auto next = s.fail_next.find(name); next != s.fail_next.end()) {
+        s.failed_call = name;
+        return s.fail_next.extract(next).mapped();
+    }
     if ((traits & kNoDevice) == 0) {
         if (s.driver_version / 1000 < CUDART_VERSION / 1000) return cudaErrorInsufficientDriver;
         if (s.devices == 0) return cudaErrorNoDevice;
@@ -123,9 +127,11 @@ void reset(uint64_t seed) {
     s.calls = 0;
     s.calls_by_name.clear();
     s.fail_at = 0;
+    s.fail_next.clear();
     s.failed_call.clear();
     t_last_error = cudaSuccess;
     t_device = 0;
+    capture_mode() = cudaStreamCaptureModeGlobal;
 }
 
 void set_seed(uint64_t seed) {
@@ -172,6 +178,11 @@ void fail_call(int64_t n, cudaError_t error) {
     s.fail_at = n;
     s.fail_with = error;
     s.failed_call.clear();
+}
+
+void fail_next(const std::string& name, cudaError_t error) {
+    const Lock lock(state().mutex);
+    state().fail_next[name] = error;
 }
 
 int64_t calls() {

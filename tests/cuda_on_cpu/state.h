@@ -137,6 +137,7 @@ struct State {
     int64_t fail_at = 0;
     cudaError_t fail_with = cudaSuccess;
     std::string failed_call;
+    std::map<std::string, cudaError_t> fail_next;  // by name
     std::map<std::string, int64_t> calls_by_name;
     const pid_t process;
 
@@ -147,13 +148,14 @@ struct State {
 };
 
 State& state();
-int& current_device();  // of this thread
+int& current_device();                  // of this thread
+cudaStreamCaptureMode& capture_mode();  // likewise
 
 // What a call may do.
 enum Traits : unsigned {
     kPlain = 0,
     kUnsafe = 1,     // not while a stream is captured
-    kCompletes = 2,  // frees, destroys or waits even when it returns an error
+    kCompletes = 2,  // frees, destroys or empties a stream even when it returns an error
     kNoDevice = 4,   // works without a device and a driver
 };
 

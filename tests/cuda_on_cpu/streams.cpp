@@ -360,7 +360,7 @@ cudaError_t cudaEventQuery(cudaEvent_t handle) {
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
-    return call("cudaEventSynchronize", kUnsafe | kCompletes, [&](State& s, Lock& lock) {
+    return call("cudaEventSynchronize", kUnsafe, [&](State& s, Lock& lock) {
         const auto event = find_event(s, handle);
         if (!event) return cudaErrorInvalidResourceHandle;
         if (capture_of(*event)) return cudaErrorCapturedEvent;

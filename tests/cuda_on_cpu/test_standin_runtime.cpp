@@ -515,6 +515,10 @@ TEST("the n-th call fails as told; what frees and waits does so all the same") {
     standin::fail_call(1, cudaErrorUnknown);
     CHECK(cudaFree(memory) == cudaErrorUnknown && standin::live().allocations == 0);
     CHECK(cudaMalloc(&other, 1) == cudaErrorUnknown);  // which loses the device
+    CHECK(cudaSetDevice(1) == cudaSuccess);
+    standin::fail_next("cudaMalloc", cudaErrorMemoryAllocation);
+    CHECK(cudaSetDevice(1) == cudaSuccess && cudaMalloc(&other, 1) == cudaErrorMemoryAllocation);
+    CHECK(cudaMalloc(&other, 1) == cudaSuccess && cudaFree(other) == cudaSuccess);
 }
 
 TEST("what is alive is counted by kind") {

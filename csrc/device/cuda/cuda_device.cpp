@@ -4,9 +4,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdint>
+#include <new>
 #include <utility>
+#include <vector>
 
 #include "device/cuda/cuda_check.h"
 #include "format/errors.h"
@@ -17,7 +18,7 @@ namespace {
 using cuda::check;
 using cuda::ignore;
 
-// Batches of copies are one call from here on. A runtime that knows them may meet a driver that does not.
+// A batch of copies is one call from CUDA 12.8 on, if the driver knows of it, too.
 constexpr int kBatchedCopies = 12080;
 
 // Which device, and in which process it was opened: shared by all that belongs to it.
@@ -201,7 +202,9 @@ class CudaStream final : public CopyStream {
 
     void copy(std::span<const Copy> copies) override {
         const Current current(place_);
+#if CUDART_VERSION >= 12080
         if (batches_ && copies.size() > 1) return copy_batch(copies);
+#endif
         for (const Copy& each : copies) {
             check(place_.name, "cudaMemcpyAsync",
                   cudaMemcpyAsync(each.to_device, each.from_host, each.bytes, cudaMemcpyHostToDevice, stream_));
@@ -250,12 +253,10 @@ class CudaStream final : public CopyStream {
 #endif
         check(place_.name, "cudaMemcpyBatchAsync", result);
     }
-#else
-    void copy_batch(std::span<const Copy>) {}
 #endif
 
     Place place_;
-    bool batches_;
+    [[maybe_unused]] bool batches_;
     cudaStream_t stream_ = nullptr;
 };
 
@@ -372,7 +373,7 @@ std::unique_ptr<Device> make_cuda_device(int ordinal) {
                 (count == 1 ? std::string("is 1, cuda:0")
                             : "are " + std::to_string(count) + ", the last is cuda:" + std::to_string(count - 1)));
     }
-    const bool batches = std::min(cuda_runtime_version(), cuda_driver_version()) >= kBatchedCopies;
+    const bool batches = cuda_driver_version() >= kBatchedCopies;
     return std::make_unique<CudaDevice>(ordinal, batches);
 }
 

@@ -13,7 +13,10 @@
 // After the types, before what is declared with them.
 #include "device_builtins.h"
 
+// May be given as an older one, to compile what a source has for that.
+#ifndef CUDART_VERSION
 #define CUDART_VERSION 13000
+#endif
 
 enum cudaError_t {
     cudaSuccess = 0,
@@ -252,9 +255,11 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream = nullptr);
+#if CUDART_VERSION >= 12080
 cudaError_t cudaMemcpyBatchAsync(void* const* to, const void* const* from, const size_t* bytes, size_t count,
                                  cudaMemcpyAttributes* attributes, size_t* attribute_starts, size_t attribute_count,
                                  cudaStream_t stream);
+#endif
 cudaError_t cudaMemset(void* memory, int value, size_t bytes);
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream = nullptr);
 
@@ -292,6 +297,15 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel, int block_threads,
                                                           size_t dynamic_shared_bytes);
 }
+
+#if CUDART_VERSION >= 12080 && CUDART_VERSION < 13000
+inline cudaError_t cudaMemcpyBatchAsync(void** to, void** from, size_t* bytes, size_t count,
+                                        cudaMemcpyAttributes* attributes, size_t* attribute_starts,
+                                        size_t attribute_count, size_t* failed, cudaStream_t stream) {
+    *failed = SIZE_MAX;
+    return cudaMemcpyBatchAsync(to, from, bytes, count, attributes, attribute_starts, attribute_count, stream);
+}
+#endif
 
 namespace standin {
 
