@@ -278,7 +278,8 @@ def main() -> int:
         for mutation in (each for suite in suites for each in mutations(suite, ROOT)):
             print(f"{mutation.file}:{mutation.line} | {mutation.statement}")
         return 0
-    return 1 if any([check(suite, only=options.only, repeat=options.repeat) for suite in suites]) else 0
+    survivors = [each for suite in suites for each in check(suite, only=options.only, repeat=options.repeat)]
+    return 1 if survivors else 0
 
 
 if __name__ == "__main__":

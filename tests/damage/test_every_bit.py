@@ -34,8 +34,8 @@ HARMLESS = {
     "meta",  # a value that was replaced, and since when another is there
     *("shards", "groups", "experts", "keys"),  # since when a row is there
 }
-# And a few that SQLite, with its integrity check, takes for the same: the number of a definition's row; an id beside the
-# row's own number, which is the one that counts; how long the head of an index entry is.
+# And a few that SQLite, with its integrity check, takes for the same: the number of a definition's row; an id beside
+# the row's own number, which is the one that counts; how long the head of an index entry is.
 SAME_TO_SQLITE = {SCHEMA, "memories", "experts_by_group", "keys_by_group"}
 
 
