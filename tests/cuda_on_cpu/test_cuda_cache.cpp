@@ -257,7 +257,9 @@ TEST("a lost device reaches who waits, and everything ends") {
         CHECK_THROWS(DeviceError, lease->release(0));
         lease.reset();
         used.reset();
-        CHECK(cache->statistics().slots_held == 0 && cache->statistics().loads_failed == 2);
+        CHECK(cache->statistics().slots_held == 0);
+        // Of the two only one is sure to be under way: the other goes into a slot that nobody used.
+        CHECK(cache->statistics().loads_failed >= (while_copying ? 1 : 2));
         const auto again = cache->reserve(TestRoute({5}).view());
         deliver_all(*cache, *reads);
         CHECK_THROWS(DeviceError, again->wait());
