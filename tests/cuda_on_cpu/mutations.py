@@ -236,7 +236,7 @@ def check(
     *,
     only: str = "",
     repeat: int = 2,
-    limit: float = 60,
+    limit: float = 240,
     compiler: str = "g++",
     flags: tuple[str, ...] = ("-O1",),
 ) -> list[Mutation]:

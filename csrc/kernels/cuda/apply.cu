@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "device/cuda/cuda_check.h"
 #include "format/errors.h"
@@ -164,6 +165,26 @@ void apply_experts(const ApplyArguments& a, int device, cudaStream_t stream) {
     const Launcher launch(device, stream);
     if (a.capacity.rows > 0) decode(launch, a, k);
     if (a.capacity.tiles > 0) prefill(launch, a, k);
+}
+
+std::vector<KernelLaunch> kernel_launches() {
+    const std::pair<DType, std::string> dtypes[] = {
+        {DType::bfloat16, "bf16"}, {DType::float16, "fp16"}, {DType::float32, "fp32"}};
+    std::vector<KernelLaunch> all{{"prefill reduce", kReduceThreads, 0}};
+    for (const auto& [weights, w] : dtypes) {
+        const DecodeKernels decode = decode_kernels(weights, weights);
+        const PrefillKernels prefill = prefill_kernels(weights, weights);
+        all.push_back({"decode expand<" + w + ">", kExpandThreads, decode.expand_shared_bytes});
+        all.push_back({"prefill expand<" + w + ">", kPrefillThreads, prefill.expand_shared_bytes});
+        for (const auto& [values, x] : dtypes) {
+            const std::string both = "<" + x + ", " + w + ">";
+            all.push_back({"decode shrink" + both, kDotThreads, decode.shrink_shared_bytes});
+            all.push_back({"decode fused" + both, kFusedThreads, decode.fused_shared_bytes});
+            all.push_back(
+                {"prefill shrink" + both, kPrefillThreads, prefill_kernels(values, weights).shrink_shared_bytes});
+        }
+    }
+    return all;
 }
 
 }  // namespace mome::cuda

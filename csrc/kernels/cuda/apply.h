@@ -16,6 +16,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "kernels/cuda/tables.h"
 #include "kernels/matrix.h"
@@ -44,5 +46,13 @@ size_t workspace_bytes(const TableCapacity& capacity, int64_t d_in);
 // Enqueues the kernels on a stream of a device, whichever is current. Throws SchemaError when a shape, index or offset
 // does not fit, before anything is enqueued, and DeviceError when the device can't launch.
 void apply_experts(const ApplyArguments& arguments, int device, cudaStream_t stream);
+
+// How each kernel is launched; for tools. `name` is "decode expand<bf16>" and the like.
+struct KernelLaunch {
+    std::string name;
+    int threads;  // of a block
+    size_t shared_bytes;
+};
+std::vector<KernelLaunch> kernel_launches();
 
 }  // namespace mome::cuda

@@ -174,7 +174,7 @@ struct FusedShared {
 };
 
 template <class X, class W>
-__global__ void __launch_bounds__(kFusedThreads) fused(const KernelArguments k) {
+__global__ void __launch_bounds__(kFusedThreads, 2) fused(const KernelArguments k) {
     const RowEntry row = k.tables.rows[k.first + static_cast<int32_t>(blockIdx.x)];
     if (row.ranks == 0) return;
     auto& shared = shared_as<FusedShared>();

@@ -154,7 +154,7 @@ __device__ __forceinline__ float whole_of(const KernelArguments& k, const float*
     return whole;
 }
 
-__global__ void __launch_bounds__(kReduceThreads) reduce(const KernelArguments k) {
+__global__ void __launch_bounds__(kReduceThreads, 16) reduce(const KernelArguments k) {
     const TileEntry tile = k.tables.tiles[k.first + static_cast<int32_t>(blockIdx.x)];
     const int64_t distance = static_cast<int64_t>(gridDim.x) * kTileRows * k.sequence_ranks;
     const int32_t first_row = static_cast<int32_t>(blockIdx.y) * kReduceRows;

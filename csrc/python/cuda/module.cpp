@@ -5,6 +5,7 @@
 #include <array>
 #include <sstream>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "device/cuda/cuda_device.h"
@@ -95,6 +96,15 @@ PYBIND11_MODULE(_cuda, module) {
     module.def(
         "make_device", [](int ordinal) { return std::shared_ptr<Device>(make_cuda_device(ordinal)); },
         py::arg("ordinal"), "A device for an ExpertCache.");
+    module.def(
+        "kernels",
+        [] {
+            std::vector<std::tuple<std::string, int, size_t>> all;
+            for (const cuda::KernelLaunch& each : cuda::kernel_launches())
+                all.emplace_back(each.name, each.threads, each.shared_bytes);
+            return all;
+        },
+        "(name, threads of a block, bytes of shared memory) of each kernel.");
     module.attr("PREFILL_ROWS") = cuda::kPrefillRows;
     module.def("capacity_of", &capacity_of, py::arg("rows"), py::arg("prefill_rows") = cuda::kPrefillRows,
                "(rows, ranks, ranks of a sequence, tiles): the smallest tables for routed rows.");
