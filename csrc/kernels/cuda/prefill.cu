@@ -154,12 +154,13 @@ __device__ __forceinline__ float whole_of(const KernelArguments& k, const float*
     return whole;
 }
 
-__global__ void __launch_bounds__(kReduceThreads, 16) reduce(const KernelArguments k) {
+__global__ void __launch_bounds__(kReduceThreads) reduce(const KernelArguments k) {
     const TileEntry tile = k.tables.tiles[k.first + static_cast<int32_t>(blockIdx.x)];
     const int64_t distance = static_cast<int64_t>(gridDim.x) * kTileRows * k.sequence_ranks;
     const int32_t first_row = static_cast<int32_t>(blockIdx.y) * kReduceRows;
     for (int32_t row = first_row; row < min(first_row + kReduceRows, tile.rows); ++row) {
         float* const t = k.t + (static_cast<int64_t>(blockIdx.x) * kTileRows + row) * k.sequence_ranks;
+#pragma unroll 1
         for (auto rank = static_cast<int32_t>(threadIdx.x); rank < tile.ranks; rank += kReduceThreads)
             t[rank] = whole_of(k, t + rank, distance);
     }
