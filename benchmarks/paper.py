@@ -44,10 +44,14 @@ COPY_OVERHEAD = 2 * MICRO  # of one asynchronous copy, on the copy engine; no so
 CHECK_RATE = 15e9  # bytes/s of crc32c on one core: 32 records of 64 KiB in 140 us (docs/runtime.md)
 
 # Shapes of our kernels.
-BLOCK_WARPS = 8
-COLUMN_TILE = 256  # columns of an expand's block
-ROW_TILE = 64  # rows, and ranks, of a block in prefill
-CHUNK = 1024  # of d_in, for one partial sum of prefill's shrink
+RANK_WARPS = 4  # that form one rank's inner product in decode: a block of the shrink
+BLOCK_WARPS = 4  # of every other block but the fused one's
+FUSED_WARPS = 16
+COLUMN_TILE = 64  # columns of an expand's block
+ROW_TILE, RANK_TILE = 64, 32  # of a block of the shrink in prefill
+SPLITS, LEAST_SPLIT = 16, 256  # prefill's shrink cuts d_in into so many parts, if they are not smaller
+REDUCED, REDUCED_TILES = 64, 256  # ranks, and ranks times tiles of rows, from which a launch of its own adds the parts
+T_TERMS = 2  # TF32 numbers that t, which is fp32, goes into the expand as
 FUSED_BYTES = 64 << 10  # factors of a sequence up to which one launch does both
 
 
@@ -193,7 +197,7 @@ def kernel(
     )
 
 
-def decode(gpu: Gpu, module: Module, k: int, rank: int, rows: int, same: bool = False, split: int = 1) -> Cost:
+def decode(gpu: Gpu, module: Module, k: int, rank: int, rows: int, same: bool = False, split: int = RANK_WARPS) -> Cost:
     """One token for each of `rows` sequences with k experts each: all different, or the same k for all (`same`).
 
     split: warps that share one rank's inner product in the shrink.
@@ -207,13 +211,13 @@ def decode(gpu: Gpu, module: Module, k: int, rank: int, rows: int, same: bool = 
     flops = 2 * rows * ranks
     if ranks * (module.d_in + module.d_out) * WIDTH <= FUSED_BYTES:
         both = flops * (module.d_in + module.d_out)
-        fused = kernel(gpu, a + b, x + y, both, gpu.fp32, rows * BLOCK_WARPS, (a + b) * reused)
+        fused = kernel(gpu, a + b, x * ranks + y, both, gpu.fp32, rows * FUSED_WARPS, (a + b) * reused)
         return Cost((fused,), a + b)
-    x_again = x * ceil(ranks * split / BLOCK_WARPS)  # once a block
+    x_again = x * ranks  # once a block
     shrink = kernel(gpu, a, x_again, flops * module.d_in, gpu.fp32, rows * ranks * split, a * reused)
     tiles = ceil(module.d_out / COLUMN_TILE)
     t_again = rows * tiles * ranks * 4
-    warps = rows * tiles * min(ranks, BLOCK_WARPS)
+    warps = rows * tiles * BLOCK_WARPS
     expand = kernel(gpu, b, t_again + y, flops * module.d_out, gpu.fp32, warps, b * reused)
     return Cost((shrink, expand), a + b)
 
@@ -225,18 +229,19 @@ def prefill(
     rows: int,
     share: float | None = None,
     speed: float = 1,
-    reduce: bool = False,
+    reduce: bool | None = None,
 ) -> Cost:
     """`rows` rows of one sequence with `ranks` ranks in all, on tensor cores.
 
     share: of the tensor peak, that the instructions reach (default: the GPU's mma_share); speed: the rate of the
-    shrink's instructions over TF32's. The expand's t is fp32, so that its instructions have to be TF32's.
-    reduce: a launch of its own adds the partial sums, which otherwise each column tile of the expand does for itself.
+    shrink's instructions over TF32's. The expand's t is fp32: its instructions are TF32's, and twice as many.
+    reduce: a launch of its own adds the partial sums, which otherwise each column tile of the expand does for itself
+    (default: as our kernels choose).
     """
     rate = gpu.tf32 * (gpu.mma_share if share is None else share) * TILE_SHARE
     m, n = 16 * ceil(rows / 16), 8 * ceil(ranks / 8)  # what mma m16n8k8 pads to
-    row_tiles, rank_tiles = ceil(rows / ROW_TILE), ceil(ranks / ROW_TILE)
-    chunks, column_tiles = ceil(module.d_in / CHUNK), ceil(module.d_out / COLUMN_TILE)
+    row_tiles, rank_tiles = ceil(rows / ROW_TILE), ceil(ranks / RANK_TILE)
+    chunks, column_tiles = min(SPLITS, ceil(module.d_in / LEAST_SPLIT)), ceil(module.d_out / COLUMN_TILE)
     a, b = ranks * module.d_in * WIDTH, ranks * module.d_out * WIDTH
     x, y = rows * module.d_in * WIDTH, 2 * rows * module.d_out * WIDTH
     partial = rows * ranks * 4 * chunks
@@ -250,13 +255,15 @@ def prefill(
     shrink = kernel(gpu, a + spilled, again, 2 * m * n * module.d_in, rate * speed, warps)
     between: tuple[Kernel, ...] = ()
     t = partial
+    if reduce is None:
+        reduce = ranks >= REDUCED or ranks * row_tiles >= REDUCED_TILES
     if reduce:
         t = rows * ranks * 4
         between = (kernel(gpu, too_large(partial), partial + t, 0, 1, ceil(rows * ranks / 128)),)
     spilled = too_large(y) + too_large(t)
     again = b * (row_tiles - 1) + t * column_tiles + y - spilled
     warps = row_tiles * column_tiles * BLOCK_WARPS
-    expand = kernel(gpu, b + spilled, again, 2 * m * n * module.d_out, rate, warps)
+    expand = kernel(gpu, b + spilled, again, 2 * m * n * module.d_out * T_TERMS, rate, warps)
     return Cost((shrink, *between, expand), a + b)
 
 
@@ -352,7 +359,7 @@ CASES = [(k, rank) for k in (1, 32) for rank in (1, 4, 16)]
 
 def decode_table() -> str:
     head = ["model", "k", "r", "T", "MB read", "launches", "A100 us", "H100 us", "bound (H100)", "of the base layer"]
-    head += ["same experts, H100 us", "shrink by 8 warps a rank, H100 us"]
+    head += ["same experts, H100 us", "by one warp a rank, H100 us"]
     rows = []
     for model in MODELS:
         for k, rank in CASES:
@@ -362,7 +369,7 @@ def decode_table() -> str:
                 row += [us(decode(A100, module, k, rank, t).seconds), us(cost.seconds), cost.bound]
                 row += [percent(cost.seconds / base_layer(H100, model, t))]
                 row += [us(decode(H100, module, k, rank, t, same=True).seconds)]
-                rows.append([*row, us(decode(H100, module, k, rank, t, split=8).seconds)])
+                rows.append([*row, us(decode(H100, module, k, rank, t, split=1).seconds)])
     return table(head, rows)
 
 
@@ -391,7 +398,7 @@ PREFILLS = [(ranks, rows) for ranks in (4, 32, 128, 512) for rows in (1, 16, 64,
 
 def prefill_table() -> str:
     head = ["model", "k·r", "rows", "MB read", "shrink, FLOP/byte", "A100 us", "H100 us", "bound (H100)"]
-    head += ["base down_proj us, H100", "adapter over it", "with a reduce launch, H100 us"]
+    head += ["base down_proj us, H100", "adapter over it", "the other way to reduce, H100 us"]
     rows = []
     for model in MODELS:
         for ranks, m in PREFILLS:
@@ -400,7 +407,8 @@ def prefill_table() -> str:
             row = [model.name, str(ranks), str(m), number(cost.weight_bytes / 1e6), number(m * ranks / (m + ranks))]
             row += [us(prefill(A100, module, ranks, m).seconds), us(cost.seconds), cost.bound]
             row += [us(base), f"{number(cost.seconds / base)}x"]
-            rows.append([*row, us(prefill(H100, module, ranks, m, reduce=True).seconds)])
+            other = prefill(H100, module, ranks, m, reduce=len(cost.kernels) == 2)
+            rows.append([*row, us(other.seconds)])
     return table(head, rows)
 
 

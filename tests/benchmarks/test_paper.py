@@ -57,29 +57,34 @@ def test_many_experts_are_bound_by_memory() -> None:
     assert cost.seconds == pytest.approx(427.2e-6, rel=1e-3)
 
 
-def test_one_expert_waits_for_latency() -> None:
-    # A warp reads 28,672 bytes of A, 2,048 at a time: 14 trips of 0.5 us. B: 512 bytes for each of 64 warps, a quarter
-    # of a trip. 2 launches of 1.5 us. With eight warps a rank the shrink takes an eighth.
+def test_one_expert_waits_for_latency_the_longer_the_fewer_warps_share_a_rank() -> None:
+    # One warp would read 28,672 bytes of A, 2,048 at a time: 14 trips of 0.5 us. Four warps: 3.5. B: 128 bytes for each
+    # of 4 ranks in 64 blocks of 4 warps, a sixteenth of a trip. 2 launches of 1.5 us.
     module = LLAMA_8B.down_proj
-    assert decode(H100, module, 1, 4, 1).seconds == pytest.approx((7.0 + 0.125 + 3.0) * 1e-6)
-    assert decode(H100, module, 1, 4, 1, split=8).seconds == pytest.approx((0.875 + 0.125 + 3.0) * 1e-6)
+    assert decode(H100, module, 1, 4, 1, split=1).seconds == pytest.approx((7.0 + 0.03125 + 3.0) * 1e-6)
+    assert decode(H100, module, 1, 4, 1).seconds == pytest.approx((1.75 + 0.03125 + 3.0) * 1e-6)
     assert decode(H100, module, 1, 1, 1).launches == 1  # 36 KiB of factors: fused
     assert decode(H100, LLAMA_70B.down_proj, 1, 1, 1).launches == 2  # 72 KiB
 
 
 def test_sequences_with_the_same_experts_cost_l2_while_these_fit_into_half_of_it() -> None:
-    # Weights, x once for each of 64 blocks of a sequence, t for each column tile and y through L2 at 2.5 x 3.35 TB/s:
-    # shrink 939.5 + 117.4 MB, expand 268.4 + 2.1 + 1.0 MB. 70B's 38 MB a sequence don't fit into 25 MB.
+    # Weights, x once for each of 512 ranks of a sequence, t for each column tile and y through L2 at 2.5 x 3.35 TB/s:
+    # shrink 939.5 + 939.5 MB, expand 268.4 + 8.4 + 1.0 MB. 70B's 38 MB a sequence don't fit into 25 MB.
     same = decode(H100, LLAMA_8B.down_proj, 32, 16, 64, same=True)
-    assert same.seconds == pytest.approx((1056.9e6 + 271.5e6) / 8.375e12 + 3e-6, rel=3e-3)
+    assert same.seconds == pytest.approx((1879.0e6 + 277.8e6) / 8.375e12 + 3e-6, rel=3e-3)
     assert decode(H100, LLAMA_70B.down_proj, 32, 16, 64, same=True) == decode(H100, LLAMA_70B.down_proj, 32, 16, 64)
 
 
-def test_prefill_with_many_ranks_is_bound_by_tensor_cores_in_the_shrink() -> None:
-    # 2 x 2,048 x 512 x 14,336 FLOP at 494.7 TFLOP/s x 0.629 x 0.6 = 186.7 TFLOP/s.
-    shrink, _ = prefill(H100, LLAMA_8B.down_proj, ranks=512, rows=2048).kernels
-    assert shrink.bound == "arithmetic" and shrink.seconds == pytest.approx(30.06e9 / 186.7e12, rel=1e-3)
+def test_prefill_with_many_ranks_is_bound_by_l2_and_arithmetic_with_few_by_memory() -> None:
+    # 2 x 2,048 x 512 x 14,336 FLOP at 494.7 TFLOP/s x 0.629 x 0.6 = 186.7 TFLOP/s; a launch adds the 16 parts.
+    shrink, reduce, expand = prefill(H100, LLAMA_8B.down_proj, ranks=512, rows=2048).kernels
+    assert shrink.arithmetic == pytest.approx(30.06e9 / 186.7e12, rel=1e-3)
+    # t goes in as two terms: 2 x 2 x 2,048 x 512 x 4,096 FLOP.
+    assert expand.arithmetic == pytest.approx(17.18e9 / 186.7e12, rel=1e-3)
+    # The parts, 2,048 x 512 x 16 floats, don't stay in L2: 67.1 MB from memory, and 4.2 MB written.
+    assert reduce.memory == pytest.approx(67.1e6 / 2.8475e12, rel=1e-2)
     assert prefill(H100, LLAMA_8B.down_proj, ranks=4, rows=2048).bound == "memory"
+    assert prefill(H100, LLAMA_8B.down_proj, ranks=4, rows=2048).launches == 2
 
 
 def test_a_miss_takes_the_sum_of_the_stages_and_32_the_slowest_31_times_more() -> None:

@@ -15,9 +15,10 @@ namespace {
 
 // A launch of its own costs some 2 us. Up to so many bytes of one row's factors, one block has read them by then.
 constexpr int64_t kFusedBytes = 64 << 10;
-// Every column tile of the expand reads the parts of t. From so many ranks and tiles on it is worth a launch of its own
-// to add them up once (docs/cuda.md); the sums are the same.
-constexpr int64_t kReducedRanks = 1024;
+// Every column tile of the expand reads the parts of t. For so many ranks, or for so many ranks times tiles of rows, it
+// is worth a launch of its own to add them up once (docs/cuda.md); the sums are the same.
+constexpr int32_t kReducedRanks = 64;
+constexpr int64_t kReducedRankTiles = 256;
 constexpr int64_t kWorkspaceValues = 8 << 20;  // 32 MiB of t at a time
 
 void require(bool holds, const char* what) {
@@ -125,9 +126,11 @@ void prefill(const Launcher& launch, const ApplyArguments& a, KernelArguments k)
     for (; k.first < a.capacity.tiles; k.first += step) {
         k.splits = splits;
         const int32_t tiles = std::min(step, a.capacity.tiles - k.first);
+        const int32_t ranks = a.capacity.sequence_ranks;
+        const bool worth_reducing = ranks >= kReducedRanks || int64_t{ranks} * tiles >= kReducedRankTiles;
         launch(kernels.shrink, grid_of(tiles, ceil_div(a.capacity.sequence_ranks, kTileRanks), splits), kPrefillThreads,
                kernels.shrink_shared_bytes, k);
-        if (splits > 1 && int64_t{tiles} * a.capacity.sequence_ranks >= kReducedRanks) {
+        if (splits > 1 && worth_reducing) {
             launch(kernels.reduce, grid_of(tiles, kTileRows / kReduceRows), kReduceThreads, 0, k);
             k.splits = 1;
         }

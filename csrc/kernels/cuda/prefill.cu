@@ -269,6 +269,8 @@ __global__ void __launch_bounds__(kPrefillThreads) expand(const KernelArguments 
 
 template <class X, class W>
 PrefillKernels kernels() {
+    static_assert(kShrinkStages * sizeof(ShrinkStage<X, W>) <= kMostSharedBytes &&
+                  sizeof(ExpandShared<W>) <= kMostSharedBytes);
     return {.shrink = &shrink<X, W>,
             .reduce = &reduce,
             .expand = &expand<W>,

@@ -13,8 +13,9 @@ constexpr int kTileRanks = 32;    // of a block of the shrink:  grid.y = sequenc
 constexpr int kTileColumns = 64;  // of a block of the expand:  grid.y = d_out / kTileColumns
 constexpr int kStepValues = 32;   // of d_in, or ranks, that are in one stage
 
-// The shrink's sums over d_in are cut in so many parts at most (grid.z), that few rows keep many blocks busy.
-constexpr int kMostSplits = 4;
+// The shrink's sums over d_in are cut in so many parts at most (grid.z), that few rows keep many blocks busy
+// (docs/cuda.md).
+constexpr int kMostSplits = 16;
 constexpr int kLeastSplitValues = 256;
 
 // How many values a part has. It follows from d_in alone, and so does the order of a sum.
@@ -29,6 +30,8 @@ __host__ __device__ constexpr int32_t splits_of(int32_t d_in) {
 
 constexpr int kReduceThreads = 128;
 constexpr int kReduceRows = 8;  // of a block:  grid.y = kTileRows / kReduceRows
+
+constexpr size_t kMostSharedBytes = 48 << 10;  // that a launch may ask for without further ado
 
 struct PrefillKernels {
     void (*shrink)(KernelArguments);
