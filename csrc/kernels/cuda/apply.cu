@@ -190,4 +190,12 @@ std::vector<KernelLaunch> kernel_launches() {
     return all;
 }
 
+std::string_view architectures() {
+#ifdef MOME_CUDA_ARCHITECTURES
+    return MOME_CUDA_ARCHITECTURES;
+#else
+    return "";
+#endif
+}
+
 }  // namespace mome::cuda

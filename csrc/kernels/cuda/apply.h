@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/cuda/tables.h"
@@ -54,5 +55,8 @@ struct KernelLaunch {
     size_t shared_bytes;
 };
 std::vector<KernelLaunch> kernel_launches();
+
+// For which the kernels were compiled: "sm_80 sm_90 ...", and PTX for what comes after the last.
+std::string_view architectures();
 
 }  // namespace mome::cuda

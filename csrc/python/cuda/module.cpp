@@ -73,7 +73,7 @@ std::vector<py::dict> devices() {
 }
 
 std::vector<std::string> architectures() {
-    std::istringstream names(MOME_CUDA_ARCHITECTURES);
+    std::istringstream names{std::string(cuda::architectures())};
     std::vector<std::string> found;
     for (std::string name; std::getline(names, name, ' ');)
         found.push_back(name);
