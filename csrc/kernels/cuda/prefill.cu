@@ -77,23 +77,47 @@ struct alignas(16) ShrinkStage {
     W a[kTileRanks][kStepValues + kPad];
 };
 
+// What a thread copies into every stage: pieces of the same rows of x and of A, which are looked up once.
 template <class X, class W>
-__device__ __forceinline__ void start_shrink_stage(ShrinkStage<X, W>& stage, const KernelArguments& k,
-                                                   const TileEntry& tile, int32_t first_rank, int32_t first_value,
-                                                   int32_t values) {
-    constexpr int kPerX = kStepValues * static_cast<int>(sizeof(X)) / 16;
-    constexpr int kPerA = kStepValues * static_cast<int>(sizeof(W)) / 16;
-    for (int i = static_cast<int>(threadIdx.x); i < kTileRows * kPerX; i += kPrefillThreads) {
-        const int row = i / kPerX;
-        const int64_t number = k.tables.row_numbers[tile.first_row + min(row, tile.rows - 1)];
-        copy_piece(stage.x[row], static_cast<const X*>(k.x) + number * k.x_stride + first_value, i % kPerX, values);
+class ShrinkCopies {
+  public:
+    __device__ __forceinline__ ShrinkCopies(const KernelArguments& k, const TileEntry& tile, int32_t first_rank,
+                                            int32_t first_value) {
+#pragma unroll
+        for (int i = 0; i < kX; ++i) {
+            const int row = min(place(i) / kPerX, tile.rows - 1);
+            const int64_t number = k.tables.row_numbers[tile.first_row + row];
+            x_[i] = static_cast<const X*>(k.x) + number * k.x_stride + first_value;
+        }
+#pragma unroll
+        for (int i = 0; i < kA; ++i) {
+            const int32_t rank = min(first_rank + place(i) / kPerA, tile.ranks - 1);
+            a_[i] = factor_row<W>(k.tables.ranks[tile.first_rank + rank], k.a_offset, k.d_in) + first_value;
+        }
     }
-    for (int i = static_cast<int>(threadIdx.x); i < kTileRanks * kPerA; i += kPrefillThreads) {
-        const int rank = i / kPerA;
-        const RankEntry& entry = k.tables.ranks[tile.first_rank + min(first_rank + rank, tile.ranks - 1)];
-        copy_piece(stage.a[rank], factor_row<W>(entry, k.a_offset, k.d_in) + first_value, i % kPerA, values);
+
+    // The stage's values begin at `at`, and `values` of them are left.
+    __device__ __forceinline__ void start(ShrinkStage<X, W>& stage, int32_t at, int32_t values) const {
+#pragma unroll
+        for (int i = 0; i < kX; ++i)
+            copy_piece(stage.x[place(i) / kPerX], x_[i] + at, place(i) % kPerX, values);
+#pragma unroll
+        for (int i = 0; i < kA; ++i)
+            copy_piece(stage.a[place(i) / kPerA], a_[i] + at, place(i) % kPerA, values);
     }
-}
+
+  private:
+    static constexpr int kPerX = kStepValues * static_cast<int>(sizeof(X)) / 16;  // pieces of a row
+    static constexpr int kPerA = kStepValues * static_cast<int>(sizeof(W)) / 16;
+    static constexpr int kX = kTileRows * kPerX / kPrefillThreads;  // pieces of a thread
+    static constexpr int kA = kTileRanks * kPerA / kPrefillThreads;
+    static_assert(kX * kPrefillThreads == kTileRows * kPerX && kA * kPrefillThreads == kTileRanks * kPerA);
+
+    __device__ __forceinline__ static int place(int i) { return static_cast<int>(threadIdx.x) + i * kPrefillThreads; }
+
+    const X* x_[kX];
+    const W* a_[kA];
+};
 
 template <class X, class W>
 __global__ void __launch_bounds__(kPrefillThreads) shrink(const KernelArguments k) {
@@ -107,10 +131,10 @@ __global__ void __launch_bounds__(kPrefillThreads) shrink(const KernelArguments 
     const int32_t values = min(part, k.d_in - first_value);
     const int32_t steps = (values + kStepValues - 1) / kStepValues;
     float sums[kTileRanks / kGroup][4] = {};
+    const ShrinkCopies<X, W> copies(k, tile, first_rank, first_value);
     const auto start = [&](int32_t step) {
         if (step < steps) {
-            start_shrink_stage(stages[step % kShrinkStages], k, tile, first_rank, first_value + step * kStepValues,
-                               values - step * kStepValues);
+            copies.start(stages[step % kShrinkStages], step * kStepValues, values - step * kStepValues);
         }
         commit_copies();  // an empty group where there is no such step: their number is what is waited by
     };
