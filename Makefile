@@ -9,7 +9,7 @@ NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 CMAKE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 CPP_FILES = $(shell find csrc tests/cpp tests/cuda_on_cpu examples -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
 
-.PHONY: setup demo test test-all test-cpp lint format bench sanitize fuzz clean
+.PHONY: setup demo test test-all test-gpu test-cpp lint format bench sanitize fuzz clean
 .DEFAULT_GOAL := setup
 
 setup: .venv/.installed
@@ -33,6 +33,13 @@ test: setup test-cpp
 
 test-all: setup test-cpp
 	$(BIN)/python -m pytest -q
+
+# The tests that need a GPU, on a machine that has one, with nvcc 12.4 or newer. Says on one line what is missing.
+test-gpu: setup
+	@$(BIN)/python -m tests.devices --driver
+	MOME_CUDA=on $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@$(BIN)/python -m tests.devices
+	$(BIN)/python -m pytest -q -m gpu
 
 test-cpp: setup
 	$(CMAKE) -S . -B build/cpp -DCMAKE_BUILD_TYPE=Release

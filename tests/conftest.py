@@ -16,14 +16,18 @@ def architecture(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def make_memory(tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """A function that makes a memory over a new empty store: `make_memory(architecture, **store settings)`."""
+    """A function that makes a memory over a new empty store: `make_memory(architecture, **store settings, device=)`."""
     from mome_store import ExpertSchema, ExpertStore, MemoryModel
     from tests.tiny_models import HashEncoder, make_model, make_tokenizer, target_of
 
     opened: list[Any] = []
 
     def make(
-        architecture: str = "llama", rank: int = 4, layers: range = range(2, 4), dtype: str = "float32"
+        architecture: str = "llama",
+        rank: int = 4,
+        layers: range = range(2, 4),
+        dtype: str = "float32",
+        device: str = "cpu",
     ) -> MemoryModel:
         model = make_model(architecture)
         schema = ExpertSchema.for_model(model, [target_of(architecture)], layers=layers, rank=rank, dtype=dtype)
@@ -31,13 +35,22 @@ def make_memory(tmp_path: Path) -> Iterator[Callable[..., Any]]:
         store = ExpertStore.create(
             path, schema, key_dim=HashEncoder.dim, encoder=HashEncoder.identity, rows_per_shard=64
         )
-        memory = MemoryModel(model, make_tokenizer(), store, encoder=HashEncoder())
+        memory = MemoryModel(model, make_tokenizer(), store, device=device, encoder=HashEncoder())
         opened.extend((memory, store))
         return memory
 
     yield make
     for each in opened:
         each.close()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what needs a GPU where there is none, and says why."""
+    if item.get_closest_marker("gpu") is not None:
+        from tests.devices import cuda_problem
+
+        if (problem := cuda_problem()) is not None:
+            pytest.skip(problem)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

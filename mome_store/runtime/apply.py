@@ -223,6 +223,8 @@ def _apply_cuda(
     weight_dtype: int,
     accumulate: bool = False,
 ) -> None:
+    if not y.is_cuda:  # then x is, or torch had not come here
+        raise SchemaError(f"y must be on {x.device}, where x is, not on {y.device}")
     experts = (expert_indptr, expert_base, expert_rank, expert_weight)
     rows = CudaRows(_core.RoutedRows(row_index, row_sequence, *experts), y.device)
     module_arguments = (a_offset, b_offset, alpha, weight_dtype, accumulate)

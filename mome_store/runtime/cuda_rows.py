@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mome_store.errors import DeviceError
+from mome_store.errors import DeviceError, SchemaError
 from mome_store.runtime.cuda import extension
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def apply_tables(
     accumulate: bool = False,
 ) -> None:
     """`apply_experts` with the tables of a CudaRows, on torch's current stream of y's device."""
+    if not y.is_cuda:
+        raise SchemaError(f"y must be on {tables.device}, where the tables of its rows are, not on {y.device}")
     cuda = extension()
     ordinal = y.get_device()
     counts = tuple(capacity)

@@ -71,10 +71,13 @@ class Lease:
         return self._core is None
 
     def release(self) -> None:
-        """Unpins the experts; a second call does nothing."""
-        core, self._core = self._core, None
-        if core is not None and self._current_stream is not None:
-            core.release(self._current_stream())
+        """Unpins the experts; a second call does nothing.
+
+        Raises `DeviceError`, and the lease is held as before, while torch's current stream is captured into a graph.
+        """
+        if self._core is not None and self._current_stream is not None:
+            self._core.release(self._current_stream())
+        self._core = None
 
     def __del__(self) -> None:
         with suppress(DeviceError):  # it was lost, and what used the records with it

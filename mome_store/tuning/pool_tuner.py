@@ -22,7 +22,7 @@ from mome_store.tuning.pool_training import PoolTraining
 from mome_store.tuning.report import FailedFact, TuningProgress, TuningReport
 from mome_store.tuning.training_batch import Verdict
 from mome_store.tuning.tuner import folder_bytes, memory_of, tokenized, writable
-from mome_store.tuning.upper_layers import UpperLayers
+from mome_store.tuning.upper_layers import UpperLayers, check_trained_on
 
 if TYPE_CHECKING:
     from mome_store.modeling import MemoryModel
@@ -49,11 +49,12 @@ class PoolTuner:
         a fact that the pool held would be lost, nothing is committed and all are failed. `steps_per_fact` counts
         epochs: each gives every wording one step.
 
-        Raises FactError as MemoryTuner does; SchemaError for a store in mode "owned", and for settings that are fixed
-        when a pool is made and differ from the pool's.
+        Raises FactError and DeviceError as MemoryTuner does; SchemaError for a store in mode "owned", and for settings
+        that are fixed when a pool is made and differ from the pool's.
         """
         begin = time.monotonic()
         memory = self._memory
+        check_trained_on(memory.model)
         with writable(memory) as store:
             bytes_before = folder_bytes(store.path)
             with store.snapshot() as snapshot:

@@ -24,7 +24,7 @@ from mome_store.tuning.facts import Fact
 from mome_store.tuning.report import FailedFact, TuningProgress, TuningReport
 from mome_store.tuning.settings import TuningSettings, default_schema
 from mome_store.tuning.training_batch import Trainee, TrainingBatch, Verdict
-from mome_store.tuning.upper_layers import UpperLayers
+from mome_store.tuning.upper_layers import UpperLayers, check_trained_on
 
 if TYPE_CHECKING:
     from mome_store.modeling import MemoryModel
@@ -87,10 +87,11 @@ class MemoryTuner:
 
         Raises FactError, before anything is trained, for a fact that can't be: no answer, an answer that the store has
         otherwise (unless `update`, and it is that fact's own), one that does not fit into the model's context or is not
-        text that the tokenizer gives back.
+        text that the tokenizer gives back. Raises DeviceError when the memory is not on the cpu.
         """
         begin = time.monotonic()
         memory, settings = self._memory, self._settings
+        check_trained_on(memory.model)
         with writable(memory) as store:
             queue, resumed = self._plan(facts, store, update)
             bytes_before = folder_bytes(store.path)

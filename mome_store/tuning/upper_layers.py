@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mome_store.errors import SchemaError
+from mome_store.errors import DeviceError, SchemaError
 from mome_store.modeling.memory_linear import Attachment
 from mome_store.store import ExpertSchema
 from mome_store.tuning.constants import Batch
@@ -25,13 +25,14 @@ class UpperLayers:
     """The layers of `model` from the first that the schema adapts, what follows them, and the head.
 
     The model's adapted modules are wrapped already and listen to `attachment`. Raises SchemaError for a model that
-    can't be cut.
+    can't be cut, and DeviceError for one that is not on the cpu.
 
     Attributes: `model`, `decoder` (the model without its head), `attachment`, `schema`, `layers` (all of them) and
     `numbers` (of the upper ones).
     """
 
     def __init__(self, model: PreTrainedModel, schema: ExpertSchema, attachment: Attachment) -> None:
+        check_trained_on(model)
         self.model = model
         self.schema = schema
         self.attachment = attachment
@@ -96,6 +97,16 @@ class UpperLayers:
             for handle in handles:
                 handle.remove()
         return called[called.index(last) + 1 :]
+
+
+def check_trained_on(model: PreTrainedModel) -> None:
+    """Raises DeviceError for a model that experts can't be trained beside: one that is not on the cpu."""
+    if model.device.type != "cpu":
+        raise DeviceError(
+            str(model.device),
+            "experts are trained on the cpu: memorize with a memory that was opened with device='cpu', and open the "
+            "store on the device to answer from it",
+        )
 
 
 class _PromptCache:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
 
 from mome_store import _core
+from mome_store.runtime.apply import apply_experts
+from tests.devices import CUDA
 
+KERNELS = [*_core.available_isas(), CUDA]
+PREFILL_ROWS = 16  # from so many rows of a sequence on, CUDA's kernels may prefill them (csrc/kernels/cuda/tables.h)
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 POPULARITIES = ["distinct", "uniform", "zipf", "identical"]
 
@@ -49,11 +53,50 @@ class Problem:
             self.weight_dtype,
         )
 
-    def apply(self, isa: str | None = None, threads: int = 1) -> torch.Tensor:
-        """A copy of y, laid out as y is, after the experts."""
-        y = torch.empty_strided(self.y.shape, self.y.stride(), dtype=self.y.dtype).copy_(self.y)
-        _core.apply_experts(y, *self.arguments()[1:], isa=isa, threads=threads)
-        return y
+    def on(self, device: str) -> Problem:
+        """The same with x, y and the records on a device, laid out as they are; the tables stay on the cpu."""
+        if device == "cpu":
+            return self
+        records = self.records.to(device)
+        return replace(
+            self,
+            x=_laid_out_alike(self.x, device),
+            y=_laid_out_alike(self.y, device),
+            expert_base=self.expert_base + (records.data_ptr() - self.records.data_ptr()),
+            records=records,
+        )
+
+    def apply(self, kernel: str | None = None, threads: int = 1) -> torch.Tensor:
+        """A copy of y, where y is and laid out as it is, after the experts. kernel: one of KERNELS; None: y's own."""
+        there = self.on("cuda") if kernel == "cuda" else self
+        y = _laid_out_alike(there.y, there.y.device)
+        there.add_to(y, kernel, threads)
+        return y.to(self.y.device)
+
+    def add_to(
+        self,
+        y: torch.Tensor,
+        kernel: str | None = None,
+        threads: int = 1,
+        experts: tuple[torch.Tensor, ...] | None = None,
+        accumulate: bool = False,
+    ) -> None:
+        """In place, with y where this problem is. experts: some of `entries`; None: all."""
+        tables = (self.row_index, self.row_sequence, *(self.arguments()[4:8] if experts is None else experts))
+        if y.is_cuda:
+            apply_experts(y, self.x, *tables, *self.arguments()[8:], accumulate)  # type: ignore[arg-type]
+        else:
+            module = self.arguments()[8:]
+            _core.apply_experts(y, self.x, *tables, *module, isa=kernel, threads=threads, accumulate=accumulate)
+
+    def always_decoded(self) -> torch.Tensor:
+        """bool [n]: rows whose bits depend on nothing but them and their experts, whichever the kernel: their sequence
+        is too short to be prefilled, however the rows are listed.
+        """
+        rows_of = torch.bincount(self.row_sequence, minlength=len(self.expert_indptr) - 1)
+        decoded = torch.ones(len(self.y), dtype=torch.bool)
+        decoded[self.row_index.long()] = rows_of[self.row_sequence.long()] < PREFILL_ROWS
+        return decoded
 
     def entries(self, first: torch.Tensor, last: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """expert_indptr, expert_base, expert_rank, expert_weight of entries first[s] to last[s] of each sequence s."""
@@ -70,6 +113,11 @@ class Problem:
                 y[row] += scale * (b.double().T @ (a.double() @ self.x[row].double()))
                 size[row] += abs(scale) * (b.double().abs().T @ (a.double().abs() @ self.x[row].double().abs()))
         return y, size
+
+
+def _laid_out_alike(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A copy with the same strides."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device).copy_(tensor)
 
 
 def make_problem(

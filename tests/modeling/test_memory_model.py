@@ -25,6 +25,7 @@ from mome_store.modeling import fingerprint
 from mome_store.modeling.active_experts import split_in_waves
 from mome_store.modeling.memory_linear import MemoryLinear
 from mome_store.routing import Part, Route
+from tests.devices import DEVICES
 from tests.tiny_models import HashEncoder, make_model, make_tokenizer
 
 Make = Callable[..., MemoryModel]
@@ -76,7 +77,7 @@ def reference_logits(memory: MemoryModel, group: int, ids: list[int], first: int
         def add(_: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
             delta = torch.zeros_like(output)
             for expert in experts:
-                a, b = (torch.tensor(np.asarray(w, np.float32)) for w in expert[name])
+                a, b = (torch.tensor(np.asarray(w, np.float32), device=output.device) for w in expert[name])
                 delta += schema.alpha / a.shape[0] * inputs[0] @ a.T @ b.T
             delta[:, :first] = 0
             return output + delta
@@ -87,29 +88,34 @@ def reference_logits(memory: MemoryModel, group: int, ids: list[int], first: int
     handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
     try:
         with torch.no_grad():
-            return memory.model(input_ids=torch.tensor([ids])).logits[0]
+            return memory.model(input_ids=torch.tensor([ids], device=memory.model.device)).logits[0]
     finally:
         for handle in handles:
             handle.remove()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 def test_logits_without_a_route_are_those_of_the_unwrapped_model_bit_for_bit(
-    architecture: str, make_memory: Make
+    architecture: str, make_memory: Make, device: str
 ) -> None:
-    memory = make_memory(architecture)
+    memory = make_memory(architecture, device=device)
     add_random_group(memory, 1)
-    ids = torch.randint(0, 256, (3, 17), generator=torch.Generator().manual_seed(3))
-    expected = make_model(architecture)(input_ids=ids).logits
+    ids = torch.randint(0, 256, (3, 17), generator=torch.Generator().manual_seed(3)).to(device)
+    expected = make_model(architecture).to(device)(input_ids=ids).logits
     assert torch.equal(memory.model(input_ids=ids).logits, expected)
     with memory.attached(Route.shut(3), prompt_tokens=17):
         assert torch.equal(memory.model(input_ids=ids).logits, expected)
 
 
-def test_a_sequence_without_experts_is_untouched_beside_one_with(architecture: str, make_memory: Make) -> None:
-    memory = make_memory(architecture)
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_sequence_without_experts_is_untouched_beside_one_with(
+    architecture: str, make_memory: Make, device: str
+) -> None:
+    memory = make_memory(architecture, device=device)
     group = add_random_group(memory, 1)
-    ids = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(3))
-    expected = make_model(architecture)(input_ids=ids).logits
+    ids = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(3)).to(device)
+    with torch.no_grad():
+        expected = make_model(architecture).to(device)(input_ids=ids).logits
     with memory.attached(route_to(memory, None, group), prompt_tokens=6), torch.no_grad():
         logits = memory.model(input_ids=ids).logits
     assert torch.equal(logits[0], expected[0])
@@ -118,21 +124,23 @@ def test_a_sequence_without_experts_is_untouched_beside_one_with(architecture: s
 
 
 @pytest.mark.parametrize(("activation", "first"), [("answer", 5), ("all", 0)])
+@pytest.mark.parametrize("device", DEVICES)
 def test_logits_are_base_plus_the_delta_from_where_the_group_acts(
-    architecture: str, make_memory: Make, activation: str, first: int
+    architecture: str, make_memory: Make, activation: str, first: int, device: str
 ) -> None:
-    memory = make_memory(architecture)
+    memory = make_memory(architecture, device=device)
     group = add_random_group(memory, 2, activation=activation, experts=2)
     ids = torch.randint(0, 256, (10,), generator=torch.Generator().manual_seed(5)).tolist()
     with memory.attached(route_to(memory, group), prompt_tokens=6), torch.no_grad():
-        found = memory.model(input_ids=torch.tensor([ids])).logits[0]
+        found = memory.model(input_ids=torch.tensor([ids], device=device)).logits[0]
     torch.testing.assert_close(found, reference_logits(memory, group, ids, first), atol=2e-4, rtol=2e-4)
 
 
-def test_steps_with_a_cache_see_the_same_experts_as_one_pass(make_memory: Make) -> None:
-    memory = make_memory("llama")
+@pytest.mark.parametrize("device", DEVICES)
+def test_steps_with_a_cache_see_the_same_experts_as_one_pass(make_memory: Make, device: str) -> None:
+    memory = make_memory("llama", device=device)
     group = add_random_group(memory, 2)
-    ids = torch.randint(0, 256, (1, 12), generator=torch.Generator().manual_seed(5))
+    ids = torch.randint(0, 256, (1, 12), generator=torch.Generator().manual_seed(5)).to(device)
     with memory.attached(route_to(memory, group), prompt_tokens=8), torch.no_grad():
         whole = memory.model(input_ids=ids).logits
         first = memory.model(input_ids=ids[:, :5], use_cache=True)
@@ -142,8 +150,11 @@ def test_steps_with_a_cache_see_the_same_experts_as_one_pass(make_memory: Make) 
     torch.testing.assert_close(pieces, whole, atol=1e-4, rtol=1e-4)
 
 
-def test_a_batch_of_prompts_of_different_lengths_answers_as_each_alone(architecture: str, make_memory: Make) -> None:
-    memory = make_memory(architecture)
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_batch_of_prompts_of_different_lengths_answers_as_each_alone(
+    architecture: str, make_memory: Make, device: str
+) -> None:
+    memory = make_memory(architecture, device=device)
     groups = [add_random_group(memory, 1), None, add_random_group(memory, 2)]
     together = memory.generate(QUESTIONS, max_new_tokens=8, route=route_to(memory, *groups))
     alone = [
@@ -157,8 +168,22 @@ def test_a_batch_of_prompts_of_different_lengths_answers_as_each_alone(architect
     assert together[1].text == base[1].text
 
 
-def test_the_router_decides_and_an_answer_tells_its_memory(make_memory: Make) -> None:
-    memory = make_memory("llama")
+@pytest.mark.gpu
+def test_answers_on_a_gpu_are_those_on_the_cpu(architecture: str, make_memory: Make) -> None:
+    """Of the same experts and questions; with the gate shut, those of the base model."""
+    said = []
+    for device in ("cpu", "cuda"):
+        memory = make_memory(architecture, device=device)
+        groups = [add_random_group(memory, 1), None, add_random_group(memory, 2, activation="all", experts=2)]
+        answers = memory.generate(QUESTIONS, max_new_tokens=8, route=route_to(memory, *groups))
+        base = memory.generate(QUESTIONS, max_new_tokens=8, route=Route.shut(3))
+        said.append([answer.text for answer in [*answers, *base]])
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_router_decides_and_an_answer_tells_its_memory(make_memory: Make, device: str) -> None:
+    memory = make_memory("llama", device=device)
     add_random_group(memory, 1, question=QUESTIONS[0])
     known, unknown = memory.generate([QUESTIONS[0], "zebra xylophone"], max_new_tokens=4)
     assert known.memory is not None and known.memory.question == QUESTIONS[0]
@@ -166,8 +191,9 @@ def test_the_router_decides_and_an_answer_tells_its_memory(make_memory: Make) ->
     assert unknown.memory is None and unknown.route.opened.tolist() == [False]
 
 
-def test_a_question_for_several_facts_is_answered_as_its_stored_questions_alone(make_memory: Make) -> None:
-    memory = make_memory("llama")
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_question_for_several_facts_is_answered_as_its_stored_questions_alone(make_memory: Make, device: str) -> None:
+    memory = make_memory("llama", device=device)
     groups = [add_random_group(memory, seed, question=question, experts=2) for seed, question in enumerate(QUESTIONS)]
     parts = (Part("code of ada", groups[0], 0.9), Part("and of Dee?", None, 0.1), Part("and of bo", groups[1], 0.8))
     several, one = route_to(memory, groups[0]), route_to(memory, groups[2])
@@ -184,8 +210,9 @@ def test_a_question_for_several_facts_is_answered_as_its_stored_questions_alone(
     assert (single.text, single.parts) == (alone[2], ())
 
 
-def test_refresh_brings_what_another_handle_committed(make_memory: Make) -> None:
-    memory = make_memory("llama")
+@pytest.mark.parametrize("device", DEVICES)
+def test_refresh_brings_what_another_handle_committed(make_memory: Make, device: str) -> None:
+    memory = make_memory("llama", device=device)
     assert memory.generate([QUESTIONS[0]], max_new_tokens=2)[0].memory is None
     add_random_group(memory, 1, question=QUESTIONS[0])
     assert memory.generate([QUESTIONS[0]], max_new_tokens=2)[0].memory is not None
@@ -240,14 +267,16 @@ def cached(memory: MemoryModel, slots: int, **settings: Any) -> MemoryModel:
         make_model("llama"),
         make_tokenizer(),
         memory.store,
+        device=str(memory.model.device),
         cache=slots * memory.store.schema.record_bytes,
         encoder=HashEncoder(),
         **settings,
     )
 
 
-def test_without_waves_a_route_beyond_the_cache_is_refused_and_nothing_leaks(make_memory: Make) -> None:
-    memory = make_memory("llama")
+@pytest.mark.parametrize("device", DEVICES)
+def test_without_waves_a_route_beyond_the_cache_is_refused_and_nothing_leaks(make_memory: Make, device: str) -> None:
+    memory = make_memory("llama", device=device)
     group = add_random_group(memory, 1, experts=3)
     with cached(memory, 2, waves=False) as small:
         with pytest.raises(CapacityError) as caught:
@@ -260,11 +289,12 @@ def test_without_waves_a_route_beyond_the_cache_is_refused_and_nothing_leaks(mak
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 64])
 @pytest.mark.parametrize("delays", [None, (3, 2000)])
+@pytest.mark.parametrize("device", DEVICES)
 def test_logits_and_answers_do_not_depend_on_the_cache(
-    make_memory: Make, slots: int, delays: tuple[int, int] | None
+    make_memory: Make, slots: int, delays: tuple[int, int] | None, device: str
 ) -> None:
     """Bit for bit those with everything resident, whatever the capacity, with reads that come late and out of order."""
-    memory = make_memory("llama")
+    memory = make_memory("llama", device=device)
     groups = [
         add_random_group(memory, 1, experts=4),
         add_random_group(memory, 2, activation="all"),
@@ -281,7 +311,7 @@ def test_logits_and_answers_do_not_depend_on_the_cache(
         if delays is not None:
             small.cache.close()
             capacity = slots * memory.store.schema.record_bytes
-            small.cache = ExpertCache(small.snapshot, capacity=capacity, _delays=delays)
+            small.cache = ExpertCache(small.snapshot, device=device, capacity=capacity, _delays=delays)
         with small.attached(route, prompt_tokens=4), torch.no_grad():
             assert torch.equal(small.model(input_ids=ids, attention_mask=mask).logits, expected)
         assert [a.text for a in small.generate(questions, 8, route=routes, batch_size=2)] == answers

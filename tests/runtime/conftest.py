@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from ctypes import string_at
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mome_store import ExpertSchema, ExpertStore
+from mome_store.devices import parse_device
+from mome_store.runtime.cuda import extension
 
 SCHEMA = ExpertSchema(modules={"up": (64, 40), "down": (40, 64)}, rank=4, dtype="bfloat16", alpha=6.0)
 KEY_DIM = 8
@@ -30,6 +33,15 @@ def route(*sequences: list[int], weight: float = 1.0) -> FixedRoute:
         tuple(np.array(ids, dtype=np.int64) for ids in sequences),
         tuple(np.full(len(ids), weight, dtype=np.float32) for ids in sequences),
     )
+
+
+def record_at(address: int | np.int64, device: str = "cpu") -> bytes:
+    """The record that a lease points to."""
+    kind, ordinal = parse_device(device)
+    if kind == "cpu":
+        return string_at(int(address), SCHEMA.record_bytes)
+    copied: bytes = extension().make_device(ordinal).read(int(address), SCHEMA.record_bytes)
+    return copied
 
 
 def add_experts(store: ExpertStore, ranks: list[int], seed: int) -> list[int]:

@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
 
 from mome_store import DeviceError, SchemaError
 from mome_store.cuda_driver import CudaDevice, CudaDriver, kernel_module_version
 from mome_store.devices import check_torch_device
+from mome_store.runtime import Lease
 from mome_store.runtime.cuda import extension, parse_device
 
 DRIVER = r"""
@@ -131,6 +133,29 @@ def test_an_extension_that_can_t_be_loaded_keeps_its_cause(monkeypatch: pytest.M
     with pytest.raises(DeviceError, match="can't be loaded: ") as raised:
         extension()
     assert raised.value.__cause__ is error
+
+
+def test_a_lease_that_can_t_be_released_yet_is_still_held() -> None:
+    """As while a graph is captured: the experts must not be given up, and a later call has to find them."""
+
+    class Core:
+        capturing = True
+        released: ClassVar[list[int]] = []
+
+        def release(self, stream: int) -> None:
+            if self.capturing:
+                raise DeviceError("cuda:0", "the stream is being captured into a graph")
+            self.released.append(stream)
+
+    core = Core()
+    lease = Lease(core, "cuda", lambda: 7)  # type: ignore[arg-type]
+    with pytest.raises(DeviceError, match="captured"):
+        lease.release()
+    assert not lease.released
+    core.capturing = False
+    lease.release()
+    lease.release()
+    assert lease.released and core.released == [7]
 
 
 def test_torch_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from mome_store import DamagedStoreError, ExpertCache, ExpertStore
 from mome_store.store.snapshot import Snapshot
+from tests.devices import DEVICES
 from tests.runtime.conftest import SCHEMA, route
 
 
@@ -29,8 +30,9 @@ def flip_bit(path: Path, offset: int) -> None:
 
 # The first shard holds the first three experts, in order.
 @pytest.mark.parametrize("offset", [0, 1000, SCHEMA.record_bytes - 64, SCHEMA.record_bytes - 1])
-def test_a_flipped_bit_in_a_record(store_path: Path, offset: int) -> None:
-    with ExpertStore.open(store_path).snapshot() as snapshot, ExpertCache(snapshot) as cache:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_flipped_bit_in_a_record(store_path: Path, offset: int, device: str) -> None:
+    with ExpertStore.open(store_path).snapshot() as snapshot, ExpertCache(snapshot, device=device) as cache:
         first, second, third = snapshot.expert_ids.tolist()[:3]
         flip_bit(shard_of(snapshot, second), SCHEMA.record_bytes + offset)
         for _ in range(2):  # it stays an error
@@ -43,8 +45,12 @@ def test_a_flipped_bit_in_a_record(store_path: Path, offset: int) -> None:
         cache.acquire(route([first, third]))  # the others still serve
 
 
-def test_without_record_checks_a_payload_passes_but_a_trailer_does_not(store_path: Path) -> None:
-    with ExpertStore.open(store_path).snapshot() as snapshot, ExpertCache(snapshot, verify="open") as cache:
+@pytest.mark.parametrize("device", DEVICES)
+def test_without_record_checks_a_payload_passes_but_a_trailer_does_not(store_path: Path, device: str) -> None:
+    with (
+        ExpertStore.open(store_path).snapshot() as snapshot,
+        ExpertCache(snapshot, device=device, verify="open") as cache,
+    ):
         first, second = snapshot.expert_ids.tolist()[:2]
         path = shard_of(snapshot, first)
         flip_bit(path, 5)
@@ -77,12 +83,13 @@ def test_a_shard_cut_short_before_and_after_it_was_mapped(store_path: Path) -> N
             ExpertCache(snapshot)
 
 
-def test_a_damaged_index(store_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_damaged_index(store_path: Path, device: str) -> None:
     with ExpertStore.open(store_path).snapshot() as snapshot:
         path = shard_of(snapshot, int(snapshot.expert_ids[0]))
         flip_bit(path, 3 * SCHEMA.record_bytes + 4)
         with pytest.raises(DamagedStoreError, match="index"):
-            ExpertCache(snapshot)
+            ExpertCache(snapshot, device=device)
 
 
 def test_a_missing_shard(store_path: Path) -> None:

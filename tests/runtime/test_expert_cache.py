@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import string_at
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,10 @@ from hypothesis import strategies as st
 
 from mome_store import CapacityError, ClosedError, ExpertCache, ExpertSchema, ExpertStore, SchemaError, UnknownIdError
 from mome_store import _core as core
-from mome_store.runtime.apply import apply_experts
+from mome_store.runtime.apply import RoutedRows, apply_experts, tables_of
 from mome_store.runtime.expert_cache import DTYPE_CODES, parse_bytes, record_layout
-from tests.runtime.conftest import SCHEMA, FixedRoute, add_experts, route
-
-
-def record_at(address: int | np.int64) -> bytes:
-    """The record that a lease points to."""
-    return string_at(int(address), SCHEMA.record_bytes)
+from tests.devices import DEVICES
+from tests.runtime.conftest import SCHEMA, FixedRoute, add_experts, record_at, route
 
 
 @given(
@@ -37,35 +32,42 @@ def test_both_implementations_of_the_layout_agree(modules: list[tuple[int, int]]
     assert (layout.payload_bytes, layout.record_bytes) == (schema.payload_bytes, schema.record_bytes)
 
 
-def test_a_lease_points_at_the_records_of_its_route(store_path: Path) -> None:
-    with ExpertStore.open(store_path).snapshot() as snapshot, ExpertCache(snapshot) as cache:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_lease_points_at_the_records_of_its_route(store_path: Path, device: str) -> None:
+    with ExpertStore.open(store_path).snapshot() as snapshot, ExpertCache(snapshot, device=device) as cache:
         ids = snapshot.expert_ids.tolist()
         wanted = [[ids[5], ids[0]], [], [ids[0], ids[3], ids[1]]]
         records = [snapshot.read_record(i) for sequence in wanted for i in sequence]
         with cache.acquire(route(*wanted, weight=0.5)) as lease:
             assert lease.expert_indptr.tolist() == [0, 2, 2, 5]
-            assert [record_at(a) for a in lease.expert_base] == records
+            assert [record_at(a, device) for a in lease.expert_base] == records
             assert lease.expert_rank.tolist() == [4, 4, 4, 1, 3]
             assert lease.expert_weight.tolist() == [0.5] * 5
 
 
-def test_what_the_operator_adds_is_what_the_stored_experts_say(store_path: Path) -> None:
-    with ExpertStore.open(store_path).snapshot() as snapshot, ExpertCache(snapshot) as cache:
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_the_operator_adds_is_what_the_stored_experts_say(store_path: Path, device: str) -> None:
+    with ExpertStore.open(store_path).snapshot() as snapshot, ExpertCache(snapshot, device=device) as cache:
         ids = snapshot.expert_ids.tolist()
         x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
         y = torch.zeros(3, 64)
         section = SCHEMA.sections["down"]
         with cache.acquire(route([ids[1], ids[3]], [], [ids[2]], weight=0.25)) as lease:
-            arrays = (lease.expert_indptr, lease.expert_base, lease.expert_rank, lease.expert_weight)
             each = torch.arange(3, dtype=torch.int32)
-            tensors = [torch.from_numpy(array) for array in arrays]
-            apply_experts(y, x, each, each, *tensors, section.a_offset, section.b_offset, SCHEMA.alpha, 0)
+            rows = RoutedRows(each, each, tables_of(lease), device)
+            again, placed = y.clone().to(device), x.to(device)
+            rows.apply(SCHEMA, "down", again, placed)
+            y = y.to(device)
+            apply_experts(
+                y, placed, each, each, *tables_of(lease)[:4], section.a_offset, section.b_offset, SCHEMA.alpha, 0
+            )
+            assert torch.equal(y, again)
 
         expected = torch.zeros(3, 64, dtype=torch.float64)
         for row, expert in ((0, ids[1]), (0, ids[3]), (2, ids[2])):
             a, b = (torch.from_numpy(m.astype(np.float64)) for m in snapshot.read_expert(expert)["down"])
             expected[row] += 0.25 * SCHEMA.alpha / len(a) * (b @ (a @ x[row].double()))
-        torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(y.cpu().double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_each_record_is_checked_once_and_counted(store_path: Path) -> None:
@@ -94,25 +96,27 @@ def test_prefetch_reads_ahead_what_was_not_used_yet(store_path: Path) -> None:
             cache.prefetch(route([first, 999]))
 
 
-def test_unknown_ids_are_all_named(store_path: Path) -> None:
-    with ExpertStore.open(store_path).snapshot() as snapshot, ExpertCache(snapshot) as cache:
+@pytest.mark.parametrize("device", DEVICES)
+def test_unknown_ids_are_all_named(store_path: Path, device: str) -> None:
+    with ExpertStore.open(store_path).snapshot() as snapshot, ExpertCache(snapshot, device=device) as cache:
         with pytest.raises(UnknownIdError) as raised:
             cache.acquire(route([777, int(snapshot.expert_ids[0])], [999, 777]))
         assert raised.value.ids == [777, 999]
         assert raised.value.kind == "expert"
 
 
-def test_the_capacity_counts_distinct_experts_of_one_lease(store_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_capacity_counts_distinct_experts_of_one_lease(store_path: Path, device: str) -> None:
     with ExpertStore.open(store_path).snapshot() as snapshot:
         ids = snapshot.expert_ids.tolist()
-        with ExpertCache(snapshot, capacity=2 * SCHEMA.record_bytes + 100) as cache:
+        with ExpertCache(snapshot, device=device, capacity=2 * SCHEMA.record_bytes + 100) as cache:
             assert cache.stats()["slots"] == 2
             cache.acquire(route(ids[:2], ids[:2]))
             with pytest.raises(CapacityError) as raised:
                 cache.acquire(route(ids[:2], ids[2:3]))
             assert (raised.value.needed, raised.value.slots) == (3, 2)
         with pytest.raises(CapacityError):
-            ExpertCache(snapshot, capacity=SCHEMA.record_bytes - 1)
+            ExpertCache(snapshot, device=device, capacity=SCHEMA.record_bytes - 1)
 
 
 def test_a_released_lease_gives_nothing_more_but_its_arrays_stay_valid(store_path: Path) -> None:
@@ -144,9 +148,10 @@ def test_a_lease_outlives_its_cache_and_snapshot(store_path: Path) -> None:
     assert record_at(int(lease.expert_base[0])) == expected
 
 
-def test_a_closed_cache_says_so(store_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_closed_cache_says_so(store_path: Path, device: str) -> None:
     with ExpertStore.open(store_path).snapshot() as snapshot:
-        cache = ExpertCache(snapshot)
+        cache = ExpertCache(snapshot, device=device)
         cache.close()
         cache.close()
         for use in (lambda: cache.acquire(route([])), lambda: cache.prefetch(route([])), cache.stats, cache.__enter__):
@@ -156,8 +161,9 @@ def test_a_closed_cache_says_so(store_path: Path) -> None:
             cache.refresh(snapshot)
 
 
-def test_refresh_serves_the_new_commit_and_keeps_what_was_checked(store_path: Path) -> None:
-    with ExpertStore.open(store_path, mode="r+") as store, ExpertCache(store.snapshot()) as cache:
+@pytest.mark.parametrize("device", DEVICES)
+def test_refresh_serves_the_new_commit_and_keeps_what_was_checked(store_path: Path, device: str) -> None:
+    with ExpertStore.open(store_path, mode="r+") as store, ExpertCache(store.snapshot(), device=device) as cache:
         before = store.snapshot()
         kept, removed = before.expert_ids.tolist()[:2]
         lease = cache.acquire(route([kept, removed]))
@@ -171,22 +177,23 @@ def test_refresh_serves_the_new_commit_and_keeps_what_was_checked(store_path: Pa
         new = int(after.group(group).expert_ids[0])
         again = cache.acquire(route([kept, new]))
         assert again.expert_base[0] == lease.expert_base[0]
-        assert record_at(int(again.expert_base[1])) == after.read_record(new)
+        assert record_at(int(again.expert_base[1]), device) == after.read_record(new)
         assert cache.stats()["records_checked"] == 3  # kept, removed, new
         with pytest.raises(UnknownIdError):
             cache.acquire(route([removed]))
         assert record_at(int(lease.expert_base[1])) == expected
 
 
-def test_threads_share_a_cache(store_path: Path) -> None:
-    with ExpertStore.open(store_path).snapshot() as snapshot, ExpertCache(snapshot) as cache:
+@pytest.mark.parametrize("device", DEVICES)
+def test_threads_share_a_cache(store_path: Path, device: str) -> None:
+    with ExpertStore.open(store_path).snapshot() as snapshot, ExpertCache(snapshot, device=device) as cache:
         ids = snapshot.expert_ids.tolist()
         expected = {i: snapshot.read_record(i) for i in ids}
 
         def use(seed: int) -> bool:
             chosen = np.random.default_rng(seed).permutation(ids).tolist()
             with cache.acquire(route(chosen)) as lease:
-                return [record_at(a) for a in lease.expert_base] == [expected[i] for i in chosen]
+                return [record_at(a, device) for a in lease.expert_base] == [expected[i] for i in chosen]
 
         with ThreadPoolExecutor(4) as pool:
             assert all(pool.map(use, range(200)))
@@ -224,8 +231,9 @@ def test_sizes_are_read_as_people_write_them(text: int | str, count: int) -> Non
     assert parse_bytes(text) == count
 
 
-def test_a_route_that_does_not_pair_up_is_refused(store_path: Path) -> None:
-    with ExpertStore.open(store_path).snapshot() as snapshot, ExpertCache(snapshot) as cache:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_route_that_does_not_pair_up_is_refused(store_path: Path, device: str) -> None:
+    with ExpertStore.open(store_path).snapshot() as snapshot, ExpertCache(snapshot, device=device) as cache:
         ids = snapshot.expert_ids[:2]
         one, two = np.ones(1, np.float32), np.ones(2, np.float32)
         for wrong in (

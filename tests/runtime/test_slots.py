@@ -20,7 +20,8 @@ import pytest
 from mome_store import CapacityError, ClosedError, DamagedStoreError, ExpertCache, ExpertStore, UnknownIdError
 from mome_store.runtime.trace import Trace
 from mome_store.store import Snapshot
-from tests.runtime.conftest import SCHEMA, add_experts, route
+from tests.devices import DEVICES
+from tests.runtime.conftest import SCHEMA, add_experts, record_at, route
 from tests.runtime.test_damage import flip_bit, shard_of
 
 READERS = ["auto", "mmap", "pread", "io_uring"]
@@ -32,18 +33,19 @@ def slots(count: int) -> int:
 
 def holds(snapshot: Snapshot, cache: ExpertCache, ids: list[int]) -> bool:
     with cache.acquire(route(ids)) as lease:
-        return [string_at(int(a), SCHEMA.record_bytes) for a in lease.expert_base] == [
-            snapshot.read_record(i) for i in ids
-        ]
+        return [record_at(a, cache.device) for a in lease.expert_base] == [snapshot.read_record(i) for i in ids]
 
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("policy", ["lru", "clock", "s3fifo", "lfu"])
-def test_every_reader_and_policy_serves_the_right_bytes(store_path: Path, reader: str, policy: str) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_reader_and_policy_serves_the_right_bytes(
+    store_path: Path, reader: str, policy: str, device: str
+) -> None:
     with ExpertStore.open(store_path).snapshot() as snapshot, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # where there is no io_uring, its tests run what stands in
         ids = snapshot.expert_ids.tolist()
-        with ExpertCache(snapshot, capacity=slots(2), reader=reader, policy=policy) as cache:
+        with ExpertCache(snapshot, device=device, capacity=slots(2), reader=reader, policy=policy) as cache:
             for first in (*range(5), *range(5)):
                 assert holds(snapshot, cache, ids[first : first + 2])
             stats = cache.stats()
@@ -54,30 +56,33 @@ def test_every_reader_and_policy_serves_the_right_bytes(store_path: Path, reader
             assert stats["policy"] == policy
 
 
-def test_staging_buffers_change_nothing_but_the_way(store_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_staging_buffers_change_nothing_but_the_way(store_path: Path, device: str) -> None:
     with ExpertStore.open(store_path).snapshot() as snapshot:
         ids = snapshot.expert_ids.tolist()
-        with ExpertCache(snapshot, capacity=slots(4), staging=1) as cache:
+        with ExpertCache(snapshot, device=device, capacity=slots(4), staging=1) as cache:
             assert all(holds(snapshot, cache, ids[i : i + 3]) for i in range(4))
             assert cache.stats()["bytes_staged"] == cache.stats()["misses"] * SCHEMA.record_bytes
 
 
-def test_a_lease_need_not_wait_until_it_is_used(store_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_lease_need_not_wait_until_it_is_used(store_path: Path, device: str) -> None:
     with ExpertStore.open(store_path).snapshot() as snapshot:
         expert = int(snapshot.expert_ids[1])
-        with ExpertCache(snapshot, capacity=slots(2), _delays=(1, 200_000)) as cache:
+        with ExpertCache(snapshot, device=device, capacity=slots(2), _delays=(1, 200_000)) as cache:
             lease = cache.acquire(route([expert]), wait=False)
             assert not lease.ready
             assert cache.stats()["queue_depth"] == 1
-            assert string_at(int(lease.expert_base[0]), SCHEMA.record_bytes) == snapshot.read_record(expert)
+            assert record_at(lease.expert_base[0], device) == snapshot.read_record(expert)
             assert lease.ready
             assert cache.stats()["stall_p50_seconds"] > 0
 
 
-def test_what_was_prefetched_is_joined_or_found(store_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_was_prefetched_is_joined_or_found(store_path: Path, device: str) -> None:
     with ExpertStore.open(store_path).snapshot() as snapshot:
         ids = snapshot.expert_ids.tolist()
-        with ExpertCache(snapshot, capacity=slots(4), _delays=(2, 1000)) as cache:
+        with ExpertCache(snapshot, device=device, capacity=slots(4), _delays=(2, 1000)) as cache:
             cache.prefetch(route(ids[:3]))
             assert holds(snapshot, cache, ids[:3])
             assert cache.stats()["misses"] == 0
@@ -86,10 +91,11 @@ def test_what_was_prefetched_is_joined_or_found(store_path: Path) -> None:
                 cache.prefetch(route([ids[0], 999]))
 
 
-def test_bytes_do_not_depend_on_timing(store_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_bytes_do_not_depend_on_timing(store_path: Path, device: str) -> None:
     with ExpertStore.open(store_path).snapshot() as snapshot:
         ids = snapshot.expert_ids.tolist()
-        with ExpertCache(snapshot, capacity=slots(4), _delays=(3, 500)) as cache:
+        with ExpertCache(snapshot, device=device, capacity=slots(4), _delays=(3, 500)) as cache:
             wrong: list[list[int]] = []
 
             def use(seed: int) -> None:
@@ -109,31 +115,34 @@ def test_bytes_do_not_depend_on_timing(store_path: Path) -> None:
             assert not wrong
 
 
-def test_a_route_larger_than_the_cache_is_refused_with_both_numbers(store_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_route_larger_than_the_cache_is_refused_with_both_numbers(store_path: Path, device: str) -> None:
     with ExpertStore.open(store_path).snapshot() as snapshot:
         ids = snapshot.expert_ids.tolist()
-        with ExpertCache(snapshot, capacity=slots(3)) as cache:
+        with ExpertCache(snapshot, device=device, capacity=slots(3)) as cache:
             with pytest.raises(CapacityError) as raised:
                 cache.acquire(route(ids[:2], ids[2:4]))
             assert (raised.value.needed, raised.value.slots) == (4, 3)
             assert cache.stats()["misses"] == 0
         with pytest.raises(CapacityError):
-            ExpertCache(snapshot, capacity=SCHEMA.record_bytes - 1)
+            ExpertCache(snapshot, device=device, capacity=SCHEMA.record_bytes - 1)
 
 
-def test_slots_that_others_hold_are_waited_for_no_longer_than_the_timeout(store_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_slots_that_others_hold_are_waited_for_no_longer_than_the_timeout(store_path: Path, device: str) -> None:
     with ExpertStore.open(store_path).snapshot() as snapshot:
         ids = snapshot.expert_ids.tolist()
-        with ExpertCache(snapshot, capacity=slots(2), timeout=0.1) as cache:
+        with ExpertCache(snapshot, device=device, capacity=slots(2), timeout=0.1) as cache:
             with cache.acquire(route(ids[:2])), pytest.raises(CapacityError):
                 cache.acquire(route(ids[2:3]))
             assert holds(snapshot, cache, ids[2:3])
 
 
-def test_the_hot_set_stays(store_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_hot_set_stays(store_path: Path, device: str) -> None:
     with ExpertStore.open(store_path).snapshot() as snapshot:
         ids = snapshot.expert_ids.tolist()
-        with ExpertCache(snapshot, capacity=slots(3)) as cache:
+        with ExpertCache(snapshot, device=device, capacity=slots(3)) as cache:
             cache.pin(ids[:1])
             assert all(holds(snapshot, cache, [i]) for i in ids[1:])
             before = cache.stats()["misses"]
@@ -146,12 +155,13 @@ def test_the_hot_set_stays(store_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_damaged_record_never_enters_a_lease(store_path: Path, reader: str) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_damaged_record_never_enters_a_lease(store_path: Path, reader: str, device: str) -> None:
     with ExpertStore.open(store_path).snapshot() as snapshot, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         first, second, third = snapshot.expert_ids.tolist()[:3]
         flip_bit(shard_of(snapshot, second), SCHEMA.record_bytes + 100)
-        with ExpertCache(snapshot, capacity=slots(4), reader=reader) as cache:
+        with ExpertCache(snapshot, device=device, capacity=slots(4), reader=reader) as cache:
             for _ in range(2):
                 with pytest.raises(DamagedStoreError) as raised:
                     cache.acquire(route([first, second]))
@@ -160,18 +170,19 @@ def test_a_damaged_record_never_enters_a_lease(store_path: Path, reader: str) ->
             assert cache.stats()["slots_held"] == 0
 
 
-def test_a_refresh_keeps_what_is_still_valid_and_leases_of_what_is_not(store_path: Path) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_refresh_keeps_what_is_still_valid_and_leases_of_what_is_not(store_path: Path, device: str) -> None:
     with ExpertStore.open(store_path, mode="r+") as store:
         before = store.snapshot()
         kept, removed = before.expert_ids.tolist()[:2]
-        with ExpertCache(before, capacity=slots(3)) as cache:
+        with ExpertCache(before, device=device, capacity=slots(3)) as cache:
             lease = cache.acquire(route([kept, removed]))
             [group] = add_experts(store, [2], seed=9)
             with store.transaction() as txn:
                 txn.remove_group(int(before.expert_groups[1]))
             after = store.snapshot()
             cache.refresh(after)
-            assert string_at(int(lease.expert_base[1]), SCHEMA.record_bytes) == before.read_record(removed)
+            assert record_at(lease.expert_base[1], device) == before.read_record(removed)
             misses = cache.stats()["misses"]
             assert holds(after, cache, [kept])
             assert cache.stats()["misses"] == misses

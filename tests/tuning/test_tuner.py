@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mome_store import ExpertStore, FactError, MemoryModel, MemoryTuner, StoreLockedError
-from mome_store.tuning import Fact, TuningProgress, TuningSettings
+from mome_store import DeviceError, ExpertStore, FactError, MemoryModel, MemoryTuner, StoreLockedError
+from mome_store.tuning import Fact, PoolTuner, TuningProgress, TuningSettings
 from tests.tiny_models import HashEncoder, make_model, make_tokenizer
 
 Make = Callable[..., MemoryModel]
@@ -51,6 +51,19 @@ def test_what_is_reported_as_memorised_is_generated_exactly(architecture: str, m
     expected = [fact.answer for fact in facts]
     assert texts(memory, facts) == expected
     assert texts(memory, facts, place=1) == expected
+
+
+@pytest.mark.parametrize("tuner", [MemoryTuner, PoolTuner])
+def test_a_memory_on_a_device_is_not_trained_in_and_says_so_before_anything(
+    make_memory: Make, tuner: type[MemoryTuner | PoolTuner]
+) -> None:
+    memory = make_memory("llama")
+    memory.model.to("meta")  # stands for any device that is not the cpu
+    with pytest.raises(DeviceError, match="meta: experts are trained on the cpu") as raised:
+        tuner(memory).memorize(make_facts(1))
+    assert raised.value.device == "meta"
+    with memory.store.snapshot() as snapshot:
+        assert snapshot.commit == memory.snapshot.commit
 
 
 def test_the_memory_is_stored_with_its_fact(make_memory: Make) -> None:

@@ -147,7 +147,7 @@ def _bandwidth_figure(experts: _Experts, sequences: int) -> Figure:
 
 
 def _peer_figures(experts: _Experts) -> list[Figure]:
-    layer = _peft_layer(experts)
+    layer = peft_layer(experts.a[:PEER_EXPERTS], experts.b[:PEER_EXPERTS])
     figures = []
     for sequences in SEQUENCES:
         ours = _Call(experts, sequences)
@@ -241,24 +241,27 @@ class _ConstantLinear(torch.nn.Linear):
         return input.new_zeros(len(input), self.out_features)
 
 
-def _peft_layer(experts: _Experts) -> Any:
-    """A PEFT LoRA layer with an adapter for each of the first PEER_EXPERTS experts, named by their positions."""
+def peft_layer(a: torch.Tensor, b: torch.Tensor) -> Any:
+    """A PEFT LoRA layer with an adapter for each of some experts, named by their positions.
+
+    a: bf16 [n, rank, d_in], b: bf16 [n, rank, d_out].
+    """
     import peft
 
-    rank, d = experts.rank, experts.d
+    (count, rank, d_in), d_out = a.shape, b.shape[2]
     with torch.device("meta"):
-        base = torch.nn.Sequential(_ConstantLinear(d, d, bias=False, dtype=torch.bfloat16))
+        base = torch.nn.Sequential(_ConstantLinear(d_in, d_out, bias=False, dtype=torch.bfloat16))
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["0"])
     model: Any = None
-    for i in range(PEER_EXPERTS):
+    for i in range(count):
         if model is None:
             model = peft.get_peft_model(base, config, adapter_name=str(i), autocast_adapter_dtype=False)
         else:
             model.add_adapter(str(i), config, autocast_adapter_dtype=False)
     layer = model.base_model.model[0]
-    for i in range(PEER_EXPERTS):
-        layer.lora_A[str(i)].weight = torch.nn.Parameter(experts.a[i].clone(), requires_grad=False)
-        layer.lora_B[str(i)].weight = torch.nn.Parameter(experts.b[i].T.clone(), requires_grad=False)
+    for i in range(count):
+        layer.lora_A[str(i)].weight = torch.nn.Parameter(a[i].clone(), requires_grad=False)
+        layer.lora_B[str(i)].weight = torch.nn.Parameter(b[i].T.clone(), requires_grad=False)
     return layer.eval()
 
 

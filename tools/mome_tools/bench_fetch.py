@@ -4,6 +4,9 @@ A store of random records of 64 KiB, batches of 32 of them. Cold: past the page 
 shard, beside fio reading the same file in blocks of that size; rounds of both take turns. Warm: everything is in the
 page cache, and no batch has a record that is in a slot; beside one memcpy of as many bytes to and from random places of
 large arrays, and beside what others take to read the same experts.
+
+On a CUDA device the slots are in its memory, and what stands beside is a copy of as many bytes from pinned memory, and
+a large one, which is the most that the bus gives. The other readers fill memory of the host, there too.
 """
 
 from __future__ import annotations
@@ -53,27 +56,28 @@ class Ids:
         return cls((ids,), (np.full(len(ids), 1 / len(ids), np.float32),))
 
 
-def measure_fetch(folder: Path | None, on_progress: Progress) -> list[Figure]:
-    """Every figure of fetching. folder: where the store is made, on the disk to be measured; None: where temporary
-    files go."""
+def measure_fetch(folder: Path | None, on_progress: Progress, device: str = "cpu") -> list[Figure]:
+    """Every figure of fetching to a device. folder: where the store is made, on the disk to be measured; None: where
+    temporary files go."""
     with tempfile.TemporaryDirectory(prefix="mome-bench-", dir=folder) as parent:
         path = Path(parent, "store")
         on_progress("making a store", 0, 3)
         make_random_store(path, schema_of_records(RECORD_BYTES), RECORDS)
         with ExpertStore.open(path) as store, store.snapshot() as snapshot:
             on_progress("cold reads", 1, 3)
-            figures = _cold_figures(snapshot)
+            figures = _cold_figures(snapshot, device)
             on_progress("warm reads", 2, 3)
-            return [*figures, *_warm_figures(snapshot), *_peer_figures(snapshot, Path(parent)), _hit_figure(snapshot)]
+            figures += _warm_figures(snapshot, device)
+            return [*figures, *_peer_figures(snapshot, Path(parent), device), _hit_figure(snapshot, device)]
 
 
-def _cold_figures(snapshot: Snapshot) -> list[Figure]:
+def _cold_figures(snapshot: Snapshot, device: str) -> list[Figure]:
     shard = next(shard for shard in snapshot.shards if shard.array == "experts")
     ids = snapshot.expert_ids[: snapshot.rows_per_shard]
     pipelined, batches, fio = [], [], []
     for seed in range(ROUNDS):
-        pipelined.append(_cold_rate(snapshot, _batches(ids, BATCH // 2, seed), ahead=True))
-        batches.append(_cold_rate(snapshot, _batches(ids, BATCH, seed), ahead=False))
+        pipelined.append(_cold_rate(snapshot, _batches(ids, BATCH // 2, seed), device, ahead=True))
+        batches.append(_cold_rate(snapshot, _batches(ids, BATCH, seed), device, ahead=False))
         if fio_path():
             fio.append(random_read_rate(shard.path, RECORD_BYTES, BATCH, SECONDS))
     ours = statistics.median(pipelined)
@@ -102,9 +106,9 @@ def _cold_figures(snapshot: Snapshot) -> list[Figure]:
     ]
 
 
-def _cold_rate(snapshot: Snapshot, batches: Iterator[Ids], ahead: bool) -> float:
+def _cold_rate(snapshot: Snapshot, batches: Iterator[Ids], device: str, ahead: bool) -> float:
     """Bytes per second that came from the disk; with `ahead`, the next batch is prefetched while one is waited for."""
-    with ExpertCache(snapshot, capacity=4 * BATCH * RECORD_BYTES, policy="lru", reader="io_uring") as cache:
+    with ExpertCache(snapshot, device, 4 * BATCH * RECORD_BYTES, policy="lru", reader="io_uring") as cache:
         start = time.perf_counter()
         following = next(batches)
         while time.perf_counter() - start < SECONDS:
@@ -118,11 +122,12 @@ def _cold_rate(snapshot: Snapshot, batches: Iterator[Ids], ahead: bool) -> float
         return float(cache.stats()["bytes_from_disk"] or 0) / spent
 
 
-def _warm_figures(snapshot: Snapshot) -> list[Figure]:
+def _warm_figures(snapshot: Snapshot, device: str) -> list[Figure]:
     _read_into_page_cache(snapshot)
-    copies = _Copies(len(snapshot.expert_ids) * RECORD_BYTES)
+    size = len(snapshot.expert_ids) * RECORD_BYTES
+    copies = _Copies(size) if device == "cpu" else _Uploads(size, device)
     ours, copied = [], []
-    with ExpertCache(snapshot, capacity=RECORDS // 8 * RECORD_BYTES, policy="lru") as cache:
+    with ExpertCache(snapshot, device, RECORDS // 8 * RECORD_BYTES, policy="lru") as cache:
         for batch in _rounds(snapshot.expert_ids, WARM_BATCHES, 0):
             start = time.perf_counter()
             lease = cache.acquire(batch)
@@ -132,20 +137,37 @@ def _warm_figures(snapshot: Snapshot) -> list[Figure]:
     warm = len(ours) // 4  # until every slot has been written once and every page mapped
     mine, theirs = statistics.median(ours[warm:]), statistics.median(copied[warm:])
     return [
+        *_bus_figures(BATCH * RECORD_BYTES / mine, device),
         Figure.at_most(
             "warm fetch of 32 records into slots, p50",
             mine * 1e6,
             WARM_BAR * theirs * 1e6,
             "us",
-            peer="one memcpy of the bytes",
+            peer=copies.name,
             peer_value=theirs * 1e6,
             ratio=theirs / mine,
-        )
+        ),
     ]
+
+
+def _bus_figures(rate: float, device: str) -> list[Figure]:
+    """Bytes per second of warm fetches beside the most that the bus gives; none on the cpu, where there is no bus."""
+    if device == "cpu":
+        return []
+    from mome_tools.cuda_timer import CudaTimer
+
+    timer = CudaTimer.of(device)
+    with timer.current():
+        most = timer.upload_rate()
+    name = "warm fetch of 32 records at a time into slots"
+    peer = "a large copy from pinned memory"
+    return [Figure(name, rate / 1e9, "GB/s", peer=peer, peer_value=most / 1e9, ratio=rate / most)]
 
 
 class _Copies:
     """memcpy between random places of two arrays that no cache holds."""
+
+    name = "one memcpy of the bytes"
 
     def __init__(self, size: int) -> None:
         self._from, self._to = np.ones(size, np.uint8), np.ones(size // 8, np.uint8)
@@ -161,12 +183,33 @@ class _Copies:
         return time.perf_counter() - start
 
 
-def _peer_figures(snapshot: Snapshot, folder: Path) -> list[Figure]:
+class _Uploads:
+    """Copies from random places of pinned memory to a device, waited for."""
+
+    name = "one copy of the bytes from pinned memory"
+
+    def __init__(self, size: int, device: str) -> None:
+        import torch
+
+        self._from = torch.ones(size, dtype=torch.uint8, pin_memory=True)
+        self._to = torch.empty(size // 8, dtype=torch.uint8, device=device)
+        self._wait = torch.cuda.current_stream(self._to.device).synchronize
+        self._random = np.random.default_rng(0)
+
+    def seconds(self, count: int) -> float:
+        first, to = (int(self._random.integers((len(each) - count) // 4096)) * 4096 for each in (self._from, self._to))
+        start = time.perf_counter()
+        self._to[to : to + count].copy_(self._from[first : first + count], non_blocking=True)
+        self._wait()
+        return time.perf_counter() - start
+
+
+def _peer_figures(snapshot: Snapshot, folder: Path, device: str) -> list[Figure]:
     """What others take for 32 experts, from files that are in the page cache, beside ours in turn with them."""
     rows = {int(i): int(row) for i, row in zip(snapshot.expert_ids, snapshot.expert_rows, strict=True)}
     readers = _peers(snapshot, folder)
     figures = []
-    with ExpertCache(snapshot, capacity=2 * BATCH * RECORD_BYTES, policy="lru") as cache:
+    with ExpertCache(snapshot, device, 2 * BATCH * RECORD_BYTES, policy="lru") as cache:
         for seed, (name, read) in enumerate(readers.items()):
             ours, theirs = [], []
             for batch in _rounds(snapshot.expert_ids, 2 * PEER_BATCHES, seed):
@@ -215,8 +258,8 @@ def _peers(snapshot: Snapshot, folder: Path) -> dict[str, Callable[[list[int]], 
     }
 
 
-def _hit_figure(snapshot: Snapshot) -> Figure:
-    with ExpertCache(snapshot, capacity=4 * BATCH * RECORD_BYTES) as cache:
+def _hit_figure(snapshot: Snapshot, device: str) -> Figure:
+    with ExpertCache(snapshot, device, 4 * BATCH * RECORD_BYTES) as cache:
         batch = next(_batches(snapshot.expert_ids, BATCH, 0))
         times = []
         for _ in range(HITS):

@@ -47,29 +47,29 @@ PROBE_BUDGET = 256 << 20
 SPEED_BAR, STALL_BAR, FLAT_BAR = 0.9, 1.2, 1.05
 
 
-def measure_generate(sizes: list[int], folder: Path | None, on_progress: Progress) -> list[Figure]:
+def measure_generate(sizes: list[int], folder: Path | None, on_progress: Progress, device: str = "cpu") -> list[Figure]:
     """Every figure of serving past the cache. sizes: experts in the stores of the last part, ascending. folder: where
-    the stores are made; None: where temporary files go."""
+    the stores are made; None: where temporary files go. device: of the model and of the slots."""
     with tempfile.TemporaryDirectory(prefix="mome-bench-", dir=folder) as parent:
         path = Path(parent, "store")
         on_progress("making a store", 0, 4)
         create_store(path)
         with ExpertStore.open(path, mode="r+") as store:
             add_random_groups(store, EXPERTS)
-        with MemoryModel.from_pretrained(store=path) as memory:
+        with MemoryModel.from_pretrained(store=path, device=device) as memory:
             on_progress("generating", 1, 4)
-            figures = [_speed_figure(memory)]
+            figures = [_speed_figure(memory, device)]
             on_progress("stalls", 2, 4)
-            figures += _stall_figures(memory)
+            figures += _stall_figures(memory, device)
         on_progress("growing stores", 3, 4)
-        return [*figures, *_size_figures(sizes, Path(parent), on_progress)]
+        return [*figures, *_size_figures(sizes, Path(parent), on_progress, device)]
 
 
-def _speed_figure(memory: MemoryModel) -> Figure:
+def _speed_figure(memory: MemoryModel, device: str) -> Figure:
     batches = _batches(memory, workloads.zipf(EXPERTS, WARM_UP + QUERIES, K, exponent=1.0))
     record_bytes = memory.snapshot.schema.record_bytes
-    resident = ExpertCache(memory.snapshot)
-    small = ExpertCache(memory.snapshot, capacity=EXPERTS // SHARE * record_bytes)
+    resident = ExpertCache(memory.snapshot, device, None if device == "cpu" else EXPERTS * record_bytes)
+    small = ExpertCache(memory.snapshot, device, EXPERTS // SHARE * record_bytes)
     resident.pin(memory.snapshot.expert_ids)
     for _ in range(WARM_UP):
         small.acquire(next(batches)).release()
@@ -97,17 +97,17 @@ def _speed_figure(memory: MemoryModel) -> Figure:
     )
 
 
-def _stall_figures(memory: MemoryModel) -> list[Figure]:
+def _stall_figures(memory: MemoryModel, device: str) -> list[Figure]:
     record_bytes = memory.snapshot.schema.record_bytes
     order = np.random.default_rng(0).permutation(memory.snapshot.expert_ids)
     queries = [_route(memory, order[i * K : (i + 1) * K]) for i in range(EXPERTS // K)]
     half = len(queries) // 2
     capacity = 4 * K * record_bytes
-    with ExpertCache(memory.snapshot, capacity=capacity, reader="io_uring") as cache:
+    with ExpertCache(memory.snapshot, device, capacity, reader="io_uring") as cache:
         for route in queries[:QUERIES]:
             _generate(memory, cache, route)
         in_generation = float(cache.stats()["stall_seconds"] or 0) / QUERIES
-    with ExpertCache(memory.snapshot, capacity=capacity, reader="io_uring") as cache:
+    with ExpertCache(memory.snapshot, device, capacity, reader="io_uring") as cache:
         for route in queries[half:]:
             cache.acquire(route).release()
         alone = float(cache.stats()["stall_seconds"] or 0) / (len(queries) - half)
@@ -132,15 +132,15 @@ def _stall_figures(memory: MemoryModel) -> list[Figure]:
     ]
 
 
-def _size_figures(sizes: list[int], folder: Path, on_progress: Progress) -> list[Figure]:
+def _size_figures(sizes: list[int], folder: Path, on_progress: Progress, device: str) -> list[Figure]:
     probes: dict[int, list[dict[str, float]]] = {}
     for done, size in enumerate(sizes):
         on_progress(f"a store of {size:,} experts", done, len(sizes))
         make_random_store(folder / str(size), schema_of_records(PROBE_RECORD_BYTES), size)
-    peak = {size: _probe(folder / str(size), PROBE_BUDGET)["peak_bytes"] for size in sizes}
+    peak = {size: _probe(folder / str(size), PROBE_BUDGET, device)["peak_bytes"] for size in sizes}
     for _ in range(PROBE_RUNS):
         for size in sizes:  # in turn
-            probes.setdefault(size, []).append(_probe(folder / str(size), min(sizes) * PROBE_RECORD_BYTES))
+            probes.setdefault(size, []).append(_probe(folder / str(size), min(sizes) * PROBE_RECORD_BYTES, device))
     speed = {size: statistics.median(run["batches_per_second"] for run in runs) for size, runs in probes.items()}
     least, *others = sizes
     figures = []
@@ -168,8 +168,8 @@ def _size_figures(sizes: list[int], folder: Path, on_progress: Progress) -> list
     return figures
 
 
-def _probe(store: Path, budget: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "mome_tools.size_probe", str(store), str(budget)]
+def _probe(store: Path, budget: int, device: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "mome_tools.size_probe", str(store), str(budget), device]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout)
     return result

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mome_store import ExpertStore, Memory, Router
-from mome_store.routing import KeyEncoder, SentenceEncoder
+from mome_store.routing import KeyEncoder, SentenceEncoder, faiss_reaches
 from mome_store.routing.encoder import TokenStates
 from mome_store.routing.index import EXACT_KEYS, RECALL
 from mome_store.routing.projection import BLOCKS
@@ -65,9 +65,13 @@ class _ClockedEncoder(SentenceEncoder):
         self.seconds += time.perf_counter() - start
 
 
-def measure_route(sizes: Sequence[int], on_progress: Progress) -> list[Figure]:
-    """At each number of keys: milliseconds a query beside the encoder's, keys found, and what the index costs."""
-    clocked = _ClockedEncoder()
+def measure_route(sizes: Sequence[int], on_progress: Progress, device: str = "cpu") -> list[Figure]:
+    """At each number of keys: milliseconds a query beside the encoder's, keys found, and what the index costs.
+
+    device: of the encoder, and of the index where FAISS reaches it, as in MemoryModel.
+    """
+    index_device = device if faiss_reaches(device) else "cpu"
+    clocked = _ClockedEncoder(device=device)
     encoder = KeyEncoder(clocked)
     facts = airport_facts(REAL, 0, seed=0)
     on_progress("encoding", 0, len(sizes) + 1)
@@ -89,14 +93,16 @@ def measure_route(sizes: Sequence[int], on_progress: Progress) -> list[Figure]:
                 add_random_groups(store, max(0, size - REAL), partial(_mixed, real))
                 with store.snapshot() as snapshot:
                     _, nearest = faiss.knn(asked, snapshot.keys()[0], NEAREST, metric=faiss.METRIC_INNER_PRODUCT)
-                    building, router = _opened(snapshot, encoder)
+                    building, router = _opened(snapshot, encoder, device, index_device)
                     del router  # else two would be in memory
-                    opening, router = _opened(snapshot, encoder)
+                    opening, router = _opened(snapshot, encoder, device, index_device)
                     encoding, added = _split(router, queries[:QUERIES], clocked)
                     found = [[candidate.key for candidate in each] for each in router.score(queries)]
                     del router
             shares = [np.isin(own, others).mean() for own, others in zip(nearest, found, strict=True)]
             kind = "exact" if size <= EXACT_KEYS else "in two stages"
+            if device != "cpu":
+                kind += f", index on {index_device}"
             name = f"routing beyond the encoder, {size:,} keys, {kind}"
             figures += [
                 Figure.at_most(name, added, ADDED_BAR, "ms", peer="the encoder", peer_value=encoding)
@@ -129,10 +135,10 @@ def _mixed(real: NDArray[np.float32], count: int, rng: np.random.Generator) -> N
     return made.reshape(count, -1)
 
 
-def _opened(snapshot: Snapshot, encoder: KeyEncoder) -> tuple[float, Router]:
+def _opened(snapshot: Snapshot, encoder: KeyEncoder, device: str, index_device: str) -> tuple[float, Router]:
     """Seconds, and the router."""
     start = time.perf_counter()
-    router = Router.open(snapshot, encoder=encoder)
+    router = Router.open(snapshot, encoder=encoder, device=device, index_device=index_device)
     return time.perf_counter() - start, router
 
 

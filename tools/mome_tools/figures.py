@@ -73,8 +73,8 @@ def print_figures(figures: Iterable[Figure]) -> None:
     (console if console.is_terminal else Console(width=140)).print(table)
 
 
-def machine() -> dict[str, Any]:
-    """The machine that figures were taken on."""
+def machine(device: str | None = None) -> dict[str, Any]:
+    """The machine that figures were taken on; device: what its GPU is called, where that is what was measured."""
     import torch
 
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
@@ -85,13 +85,15 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **({} if device is None else {"device": device}),
     }
 
 
-def machine_text() -> str:
+def machine_text(device: str | None = None) -> str:
     """The machine on one line."""
-    found = machine()
-    return f"{found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB, torch {found['torch']}"
+    found = machine(device)
+    facts = [found["cpu"], f"{found['cores']} cores", f"{found['memory_gib']} GiB", f"torch {found['torch']}"]
+    return ", ".join([device, *facts] if device else facts)
 
 
 def _shown(value: float | bool, unit: str) -> str:

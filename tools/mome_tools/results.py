@@ -19,18 +19,24 @@ def save_results(
     values: Mapping[str, object] | None = None,
     picture: Callable[[Path], None] | None = None,
     command: str | None = None,
+    device: str | None = None,
 ) -> None:
     """Writes `name`.json, `name`.md and, where a figure has a peer, `name`.png into `folder`, which is made.
 
     sections: further lines of the Markdown. values: further fields of the JSON. picture: draws another `name`.png.
-    command: what `mome bench` calls it, where that is not `name`.
+    command: what `mome bench` calls it, where that is not `name`. device: what the GPU is called that was measured.
     """
     folder.mkdir(parents=True, exist_ok=True)
     day = datetime.now(UTC).date().isoformat()
-    content = {"figures": [figure.to_json() for figure in figures], "machine": machine(), "date": day, **(values or {})}
+    content = {
+        "figures": [figure.to_json() for figure in figures],
+        "machine": machine(device),
+        "date": day,
+        **(values or {}),
+    }
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     compared = [figure for figure in figures if figure.ratio is not None]
-    lines = [f"# mome bench {command or name}", "", f"{machine_text()}; {day}.", ""]
+    lines = [f"# mome bench {command or name}", "", f"{machine_text(device)}; {day}.", ""]
     if picture is not None:
         picture(folder / f"{name}.png")
         lines += [f"![The curves of what follows]({name}.png)", ""]

@@ -17,6 +17,7 @@ Progress = Callable[[str, int, int], None]
 SaveOption = Annotated[
     Path | None, typer.Option("--save", help="A folder to write the figures to, as JSON, Markdown and a plot.")
 ]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="D", help='What to measure: "cpu", "cuda" or "cuda:1".')]
 FolderOption = Annotated[
     Path | None,
     typer.Option("--folder", help="Where to make stores, on the disk to measure.", exists=True, file_okay=False),
@@ -41,27 +42,34 @@ def tune(
 
 
 @app.command()
-def apply(save: SaveOption = None, json: JsonOption = False) -> None:
-    """The CPU kernels beside the memory's read bandwidth, PEFT and torch, on the same experts."""
+def apply(device: DeviceOption = "cpu", save: SaveOption = None, json: JsonOption = False) -> None:
+    """The kernels beside the memory's bandwidth, PEFT and torch, on the same experts."""
 
     def measure(show: Progress) -> Sequence[Figure]:
-        from mome_tools.bench_apply import measure_apply
+        if device == "cpu":
+            from mome_tools.bench_apply import measure_apply
 
-        return measure_apply(show)
+            return measure_apply(show)
+        from mome_tools.bench_apply_cuda import measure_apply_cuda
+        from mome_tools.cuda_timer import CudaTimer
 
-    run("apply", measure, save, json)
+        return measure_apply_cuda(CudaTimer.of(device), show)
+
+    run("apply", measure, save, json, device=device)
 
 
 @app.command()
-def fetch(folder: FolderOption = None, save: SaveOption = None, json: JsonOption = False) -> None:
+def fetch(
+    folder: FolderOption = None, device: DeviceOption = "cpu", save: SaveOption = None, json: JsonOption = False
+) -> None:
     """Records into slots, from disk beside fio and from the page cache beside memcpy, zarr, tensorstore and others."""
 
     def measure(show: Progress) -> Sequence[Figure]:
         from mome_tools.bench_fetch import measure_fetch
 
-        return measure_fetch(folder, show)
+        return measure_fetch(folder, show, device)
 
-    run("fetch", measure, save, json)
+    run("fetch", measure, save, json, device=device)
 
 
 @app.command()
@@ -69,6 +77,7 @@ def route(
     keys: Annotated[
         str, typer.Option("--keys", help="Keys in the index, numbers with commas.")
     ] = "1000,100000,1000000",
+    device: DeviceOption = "cpu",
     save: SaveOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -77,9 +86,9 @@ def route(
     def measure(show: Progress) -> Sequence[Figure]:
         from mome_tools.bench_route import measure_route
 
-        return measure_route(_numbers("--keys", keys), show)
+        return measure_route(_numbers("--keys", keys), show, device)
 
-    run("route", measure, save, json)
+    run("route", measure, save, json, device=device)
 
 
 @app.command()
@@ -88,6 +97,7 @@ def generate(
         str, typer.Option("--sizes", help="Experts in the stores that memory and speed are compared over, with commas.")
     ] = "1000,100000,1000000",
     folder: FolderOption = None,
+    device: DeviceOption = "cpu",
     save: SaveOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -96,9 +106,9 @@ def generate(
     def measure(show: Progress) -> Sequence[Figure]:
         from mome_tools.bench_generate import measure_generate
 
-        return measure_generate(_numbers("--sizes", sizes), folder, show)
+        return measure_generate(_numbers("--sizes", sizes), folder, show, device)
 
-    run("generate", measure, save, json)
+    run("generate", measure, save, json, device=device)
 
 
 @app.command()
@@ -210,11 +220,18 @@ def run(
     save: Path | None,
     json: bool,
     fields: Mapping[str, Any] | None = None,
+    device: str = "cpu",
 ) -> None:
     """Measures behind a progress bar and prints; exit code 1 when a bar is missed, so that a script sees it.
 
-    fields: further ones of the JSON, filled by `measure`.
+    fields: further ones of the JSON, filled by `measure`. device: what is measured; the results of one that is not the
+    cpu are saved under a name of their own. Raises DeviceError when it can't be, before anything is made.
     """
+    gpu: str | None = None
+    if device != "cpu":
+        from mome_tools.cuda_timer import CudaTimer
+
+        gpu = CudaTimer.of(device).name()
     with progress_bar() as progress:
         task = progress.add_task("loading", total=None, note="")
 
@@ -225,11 +242,14 @@ def run(
     if save is not None:
         from mome_tools.results import save_results
 
-        save_results(name, figures, save)
+        if gpu is None:
+            save_results(name, figures, save)
+        else:
+            save_results(f"{name}_cuda", figures, save, command=f"{name} --device {device}", device=gpu)
     if json:
-        print_json({"figures": [figure.to_json() for figure in figures], "machine": machine(), **(fields or {})})
+        print_json({"figures": [figure.to_json() for figure in figures], "machine": machine(gpu), **(fields or {})})
     else:
-        print_text(f"Machine: {machine_text()}\n")
+        print_text(f"Machine: {machine_text(gpu)}\n")
         print_figures(figures)
     if any(figure.ok is False for figure in figures):
         raise typer.Exit(1)
