@@ -94,15 +94,15 @@ class Scheduler {
         shared_ = std::make_unique_for_overwrite<std::byte[]>(shared_bytes + 16);
         shared_start_ = shared_.get() + (16 - reinterpret_cast<uintptr_t>(shared_.get()) % 16) % 16;
 
-        std::vector<uint3> blocks;
+        blocks_.clear();
         for (unsigned z = 0; z < grid.z; ++z) {
             for (unsigned y = 0; y < grid.y; ++y) {
                 for (unsigned x = 0; x < grid.x; ++x)
-                    blocks.push_back({x, y, z});
+                    blocks_.push_back({x, y, z});
             }
         }
-        std::ranges::shuffle(blocks, random_);
-        for (const uint3& at : blocks) {
+        std::ranges::shuffle(blocks_, random_);
+        for (const uint3& at : blocks_) {
             for (size_t i = 0; i < shared_bytes; i += 4) {  // large numbers and NaNs
                 const auto garbage = static_cast<uint32_t>(random_()) | 0x7F00'0000U;
                 std::memcpy(shared_start_ + i, &garbage, std::min<size_t>(4, shared_bytes - i));
@@ -294,7 +294,9 @@ class Scheduler {
         return KernelError("threads wait for others that never come");
     }
 
+    // What a grid needs is kept here, and not by `run`: a fault in a kernel leaves without unwinding it.
     const std::function<void()>* body_ = nullptr;
+    std::vector<uint3> blocks_;
     std::vector<std::unique_ptr<Fiber>> fibers_;
     std::vector<Warp> warps_;
     std::vector<Fiber*> runnable_;
