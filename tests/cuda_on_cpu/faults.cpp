@@ -1,9 +1,11 @@
-// Turns an access fault in a running operation into an error: the way back out of a kernel that touched what it may
-// not.
-#include <csetjmp>
+// Turns an access fault in a running operation into an error.
+#include "faults.h"
+
 #include <csignal>
 #include <exception>
+#include <utility>
 
+#include "fibers.h"
 #include "state.h"
 
 namespace standin {
@@ -27,6 +29,10 @@ void on_fault(int signal, siginfo_t* info, void* context) {
 
 }  // namespace
 
+sigjmp_buf* exchange_way_out(sigjmp_buf* way_out) {
+    return std::exchange(t_way_out, way_out);
+}
+
 void install_fault_handler() {
     struct sigaction action = {};
     action.sa_sigaction = on_fault;
@@ -48,6 +54,8 @@ cudaError_t guarded(const std::function<void()>& work) {
     cudaError_t result = cudaSuccess;
     try {
         work();
+    } catch (const KernelFault&) {
+        result = cudaErrorIllegalAddress;
     } catch (const std::exception&) {
         result = cudaErrorLaunchFailure;
     }

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "faults.h"
 #include "values.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -67,6 +68,7 @@ struct Fiber {
     unsigned mask = 0;    // that it waits for
     std::source_location place;
     AsyncCopies copies;
+    sigjmp_buf* way_out = nullptr;  // on its own stack: where a fault of its goes
 #if defined(__SANITIZE_THREAD__)
     void* tsan = __tsan_create_fiber(0);
     ~Fiber() { __tsan_destroy_fiber(tsan); }
@@ -155,6 +157,7 @@ class Scheduler {
                     fiber.number = number;
                     fiber.state = State::runnable;
                     fiber.copies = {};
+                    fiber.way_out = nullptr;
                     prepare(fiber);
                     runnable_.push_back(&fiber);
                 }
@@ -192,6 +195,23 @@ class Scheduler {
 
     static void begin();
 
+    void run_body(Fiber& fiber) {
+        sigjmp_buf here;
+        if (sigsetjmp(here, 0) != 0) {
+            exchange_way_out(nullptr);
+            if (!error_) error_ = std::make_exception_ptr(KernelFault("a thread touches memory that it may not"));
+            return;
+        }
+        fiber.way_out = &here;
+        exchange_way_out(&here);
+        try {
+            (*body_)();
+        } catch (...) {
+            if (!error_) error_ = std::current_exception();
+        }
+        exchange_way_out(nullptr);
+    }
+
     static void prepare(Fiber& fiber) {
         getcontext(&fiber.context);
         fiber.context.uc_stack = {.ss_sp = fiber.stack.base(), .ss_flags = 0, .ss_size = kStackBytes};
@@ -201,6 +221,7 @@ class Scheduler {
 
     void enter(Fiber& fiber) {
         current_ = &fiber;
+        sigjmp_buf* const outside = exchange_way_out(fiber.way_out);
 #if defined(__SANITIZE_ADDRESS__)
         void* fake = nullptr;
         __sanitizer_start_switch_fiber(&fake, fiber.stack.base(), kStackBytes);
@@ -213,6 +234,7 @@ class Scheduler {
 #if defined(__SANITIZE_ADDRESS__)
         __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #endif
+        exchange_way_out(outside);
     }
 
     void leave(Fiber& fiber) {
@@ -294,7 +316,6 @@ class Scheduler {
         return KernelError("threads wait for others that never come");
     }
 
-    // What a grid needs is kept here, and not by `run`: a fault in a kernel leaves without unwinding it.
     const std::function<void()>* body_ = nullptr;
     std::vector<uint3> blocks_;
     std::vector<std::unique_ptr<Fiber>> fibers_;
@@ -325,13 +346,7 @@ void Scheduler::begin() {
     __sanitizer_finish_switch_fiber(nullptr, &self.own_stack_, &self.own_bytes_);
 #endif
     Fiber& fiber = *self.current_;
-    if (!self.error_) {
-        try {
-            (*self.body_)();
-        } catch (...) {
-            if (!self.error_) self.error_ = std::current_exception();
-        }
-    }
+    if (!self.error_) self.run_body(fiber);
     fiber.state = State::returned;
     --self.live_;
     if (self.live_ > 0) self.release_block();

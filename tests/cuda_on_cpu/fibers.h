@@ -24,7 +24,13 @@ struct KernelError : std::logic_error {
     using std::logic_error::logic_error;
 };
 
-// Runs thread_body once for each thread of the grid. Throws KernelError, and what thread_body throws.
+// A thread of a kernel touched memory that it may not.
+struct KernelFault : std::logic_error {
+    using std::logic_error::logic_error;
+};
+
+// Runs thread_body once for each thread of the grid. Throws KernelError, KernelFault, and what
+// thread_body throws.
 void run_grid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, const std::function<void()>& thread_body);
 
 // For run_grid on any thread from now on.
