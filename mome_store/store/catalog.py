@@ -93,21 +93,27 @@ class CommitRow:
 
 
 @dataclass(frozen=True)
-class CatalogState:
-    """Everything live as of one commit, memories excepted.
+class ShardContents:
+    """Some of a store's shards, and the groups that are live in them.
 
     The arrays are the tables' runs, int64, with the columns of those; runs.py has what makes groups, experts and keys
     of them.
     """
 
-    commit: CommitRow
-    digest: int
     layout: StoreLayout
-    meta: Mapping[str, str]
     shards: tuple[ShardRow, ...]
-    groups: NDArray[np.int64]  # [., 5], id ascending
     experts: NDArray[np.int64]  # [., 5], row ascending
     keys: NDArray[np.int64]  # [., 4], row ascending
+
+
+@dataclass(frozen=True)
+class CatalogState(ShardContents):
+    """Everything live as of one commit, memories excepted."""
+
+    commit: CommitRow
+    digest: int
+    meta: Mapping[str, str]
+    groups: NDArray[np.int64]  # [., 5], id ascending
 
     def rows(self) -> dict[ArrayName, int]:
         """How many rows each Zarr array must have to hold this commit's shards."""
@@ -277,6 +283,26 @@ def table_rows(
     order = "array, number" if table == "shards" else columns[0]
     cursor = connection.execute(f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY {order}", parameters)
     return matrix(cursor, len(columns))
+
+
+def runs_in_shards(
+    connection: sqlite3.Connection, table: ArrayName, numbers: Iterable[int], rows_per_shard: int
+) -> NDArray[np.int64]:
+    """The runs with rows in these shards, live and retired; no more of the table is read. int64 [n, c + 2].
+
+    Rows ascending; the last two columns are `created` and `retired` (0: live).
+    """
+    # No two runs have a row in common, so of those that begin before `start` only the last can reach it.
+    query = f"""SELECT {", ".join(COLUMNS[table])}, created, coalesce(retired, 0) FROM {table} WHERE row < :end
+        AND row >= coalesce((SELECT max(row) FROM {table} WHERE row <= :start), :start)"""
+    asked = np.unique(np.fromiter(numbers, np.int64))
+    found = [np.empty((0, len(COLUMNS[table]) + 2), np.int64)]
+    for together in np.split(asked, np.flatnonzero(np.diff(asked) != 1) + 1) if len(asked) else ():
+        start, end = int(together[0]) * rows_per_shard, (int(together[-1]) + 1) * rows_per_shard
+        runs = matrix(connection.execute(query, {"start": start, "end": end}), found[0].shape[1])
+        found.append(runs[runs[:, 0] + runs[:, -4] * runs[:, -3] > start])
+    runs = np.concatenate(found)
+    return runs[np.unique(runs[:, 0], return_index=True)[1]]  # one may reach into shards that lie apart
 
 
 def matrix(rows: Iterable[tuple[int, ...]], width: int) -> NDArray[np.int64]:

@@ -23,11 +23,23 @@ from mome_store.store.catalog import (
     matrix,
     memory_crc,
     meta_digest,
+    runs_in_shards,
     table_rows,
 )
 from mome_store.store.checksum import canonical_json, rows_digest, signed
 from mome_store.store.memory import Memory
-from mome_store.store.runs import ExpertRun, GroupRun, KeyRun, Run, joined, packed, spelled_out, without
+from mome_store.store.runs import (
+    ExpertRun,
+    GroupRun,
+    KeyRun,
+    Run,
+    joined,
+    packed,
+    packed_groups,
+    parts,
+    spelled_out,
+    without,
+)
 from mome_store.store.shard import ShardRow
 from mome_store.store.zarr_metadata import ARRAYS, ArrayName
 
@@ -174,56 +186,71 @@ class CatalogChanges:
             self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?, NULL)", (name, text, self.commit))
         self._digest += meta_digest([(name, text)])
 
-    def move(self, table: ArrayName, groups: NDArray[np.int64], row: int) -> None:
+    def move(self, table: ArrayName, groups: NDArray[np.int64], row: int, rows_per_shard: int) -> None:
         """The rows of these live groups are in new places: one after the other, from `row` on.
 
         groups: runs of one group each, as runs.spelled_out gives them, in the order of their new places.
         """
         self._flush()
-        columns = ", ".join(COLUMNS[table])
+        ids = np.sort(groups[:, -3])
+        ends = groups[:, 0] + groups[:, -1] - 1
+        numbers = np.concatenate((groups[:, 0], ends)) // rows_per_shard
         with self._translated():
-            found = self._connection.execute(f"SELECT {columns}, created FROM {table} WHERE retired IS NULL")
-            live = matrix(found, len(COLUMNS[table]) + 1)
-            live = live[np.argsort(live[:, -4])]  # by group
-            held = np.searchsorted(live[:, -4], groups[:, -3], "right") - 1
-            touched = live[np.unique(held)]
-            cut, since = touched[:, :-1], touched[:, -1]
-            each = spelled_out(cut)
-            source = np.repeat(np.arange(len(cut)), cut[:, -2])
-            stays = ~np.isin(each[:, -3], groups[:, -3])
-            left, first = packed(each[stays], source[stays])
+            live = runs_in_shards(self._connection, table, numbers, rows_per_shard)
+            live = live[live[:, -1] == 0, :-1]
+            first = np.searchsorted(ids, live[:, -4])
+            last = np.searchsorted(ids, live[:, -4] + live[:, -3])
+            cut, since = live[first < last, :-1], live[first < last, -1]
+            # What is left of a run: before its first group that moves, between those that do, and after the last one.
+            start = ids[first[first < last]] - cut[:, -3]
+            end = ids[last[first < last] - 1] + 1 - cut[:, -3]
+            between = spelled_out(parts(cut, start, end - start))
+            stays = ~np.isin(between[:, -3], ids)
+            left = np.concatenate((parts(cut, 0 * start, start), between[stays], parts(cut, end, cut[:, -2] - end)))
+            source = np.arange(len(cut))
+            source = np.concatenate((source, np.repeat(source, end - start)[stays], source))
+            order = np.argsort(left[:, 0], kind="stable")
+            order = order[left[order, -2] > 0]
+            left, first = packed(left[order], source[order])
             moved = groups.copy()
             moved[:, 0] = row + np.cumsum(groups[:, -1]) - groups[:, -1]
             moved, _ = packed(moved)
             self._connection.executemany(f"DELETE FROM {table} WHERE row = ?", cut[:, :1].tolist())
-            self._insert_live(table, left, since[source[stays][first]])
+            self._insert_live(table, left, since[source[order][first]])
             self._insert_live(table, moved, np.full(len(moved), self.commit))
         for sign, rows in ((-1, cut), (1, left), (1, moved)):
             self._digest += sign * rows_digest(table, list(rows.T))
 
+    def join_groups(self, first_id: int, last_id: int) -> None:
+        """Makes as few runs as can be of those that hold the groups `first_id` to `last_id` and of their neighbours."""
+        self._flush()
+        where = "WHERE retired IS NULL AND id <= ? AND id >= coalesce((SELECT max(id) FROM groups WHERE id < ?), 0)"
+        with self._translated():
+            runs = table_rows(self._connection, "groups", where, (last_id + 1, first_id))
+            whole = packed_groups(runs)
+            if len(whole) == len(runs):
+                return
+            self._connection.executemany("DELETE FROM groups WHERE id = ?", runs[:, :1].tolist())
+            self._insert_live("groups", whole, np.full(len(whole), self.commit))
+        self._digest += rows_digest("groups", list(whole.T)) - rows_digest("groups", list(runs.T))
+
     def drop_shards(self, array: ArrayName, numbers: Sequence[int], rows_per_shard: int) -> None:
         """These shards, in which no row is live, are no more, and neither are the retired rows in them."""
         self._flush()
-        width = len(COLUMNS["shards"])
         with self._translated():
             for number in numbers:
                 where = (ARRAYS.index(array), number)
                 shard = table_rows(self._connection, "shards", "WHERE array = ? AND number = ?", where)
-                self._digest -= rows_digest("shards", list(shard.reshape(-1, width).T))
+                self._digest -= rows_digest("shards", list(shard.T))
                 self._connection.execute("DELETE FROM shards WHERE array = ? AND number = ?", where)
-                self._forget_rows(array, number * rows_per_shard, (number + 1) * rows_per_shard)
+                self._forget_rows(array, number, rows_per_shard)
 
-    def _forget_rows(self, table: ArrayName, start: int, end: int) -> None:
-        """Deletes what is retired in rows `start` to `end` - 1. A retired run is of one group, so it can be cut."""
-        found = self._connection.execute(
-            f"SELECT * FROM {table} WHERE retired IS NOT NULL AND row >= ? AND row < ? UNION ALL SELECT * FROM "
-            f"(SELECT * FROM {table} WHERE retired IS NOT NULL AND row < ? ORDER BY row DESC LIMIT 1)",
-            (start, end, start),
-        ).fetchall()
-        for *run, created, retired in found:
+    def _forget_rows(self, table: ArrayName, number: int, rows_per_shard: int) -> None:
+        """Deletes what is retired in a shard. A retired run is of one group, so it can be cut."""
+        start, end = number * rows_per_shard, (number + 1) * rows_per_shard
+        runs = runs_in_shards(self._connection, table, (number,), rows_per_shard)
+        for *run, created, retired in runs[runs[:, -1] > 0].tolist():
             first, last = run[0], run[0] + run[-1]
-            if last <= start:
-                continue
             self._connection.execute(f"DELETE FROM {table} WHERE row = ?", (first,))
             for kept_from, kept_to in ((first, min(last, start)), (max(first, end), last)):
                 if kept_from < kept_to:

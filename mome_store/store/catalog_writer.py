@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mome_store.errors import DamagedStoreError
 from mome_store.store import sqlite_access
-from mome_store.store.catalog import CATALOG_NAME, CREATE, STORE_META, CommitRow, newest_commit
+from mome_store.store.catalog import (
+    CATALOG_NAME,
+    CREATE,
+    STORE_META,
+    CommitRow,
+    ShardContents,
+    newest_commit,
+    runs_in_shards,
+    table_rows,
+)
 from mome_store.store.catalog_changes import CatalogChanges, write_version
+from mome_store.store.runs import counted, spelled_out, within
+from mome_store.store.shard import ShardRow
 from mome_store.store.zarr_metadata import ARRAYS, ArrayName, StoreLayout
 
 _PAGES = ("freelist_count", "page_count")
@@ -101,6 +115,56 @@ class CatalogWriter:
                 f"SELECT number, rows FROM shards WHERE {where}", (ARRAYS.index(array),)
             ).fetchall()
 
+    def shard_totals(self) -> tuple[int, int]:
+        """How many shards the newest commit has, and their bytes."""
+        with sqlite_access.translated(self._path):
+            totals = "SELECT count(*), coalesce(sum(bytes), 0) FROM shards WHERE retired IS NULL"
+            count, size = self._connection.execute(totals).fetchone()
+            return count, size
+
+    def contents(self, layout: StoreLayout, numbers: Mapping[ArrayName, set[int]]) -> ShardContents | None:
+        """What is in these shards of each array, and in those that a live group of theirs reaches into, and so on.
+
+        Reads what the catalogue says of these and no more, whatever the store holds. No digest covers that, so where it
+        does not account for each of their rows, the answer is None.
+        """
+        shards: list[ShardRow] = []
+        live: dict[ArrayName, NDArray[np.int64]] = {}
+        with sqlite_access.translated(self._path):
+            for array in ARRAYS:
+                reached, live[array], dead = self._reached(array, numbers[array], layout.rows_per_shard)
+                where = "WHERE array = ? AND retired IS NULL AND number BETWEEN ? AND ?"
+                between = (ARRAYS.index(array), min(reached, default=0), max(reached, default=-1))
+                rows = table_rows(self._connection, "shards", where, between).tolist()
+                found = [ShardRow(array, *row[1:]) for row in rows if row[1] in reached]
+                if not _accounted(found, reached, np.concatenate((live[array], dead)), layout.rows_per_shard):
+                    return None
+                shards += found
+        return ShardContents(layout, tuple(shards), live["experts"], live["keys"])
+
+    def _reached(
+        self, array: ArrayName, numbers: set[int], rows_per_shard: int
+    ) -> tuple[set[int], NDArray[np.int64], NDArray[np.int64]]:
+        """The shards of `contents`, the runs of the live groups in them, one for each, and the runs of retired ones."""
+        reached: set[int] = set()
+        fresh = numbers
+        groups = spelled_out(self._runs_in(array, set(), rows_per_shard, live=True))
+        while fresh:
+            reached |= fresh
+            start, end = min(fresh) * rows_per_shard, (max(fresh) + 1) * rows_per_shard
+            found = spelled_out(within(self._runs_in(array, fresh, rows_per_shard, live=True), start, end))
+            first, last = found[:, 0] // rows_per_shard, (found[:, 0] + found[:, -1] - 1) // rows_per_shard
+            asked = np.fromiter(fresh, np.int64)
+            inside = np.isin(first, asked) | np.isin(last, asked)
+            groups = np.concatenate((groups, found[inside]))
+            fresh = set(np.concatenate((first[inside], last[inside])).tolist()) - reached
+        groups = groups[np.unique(groups[:, 0], return_index=True)[1]]
+        return reached, groups, self._runs_in(array, reached, rows_per_shard, live=False)
+
+    def _runs_in(self, array: ArrayName, numbers: set[int], rows_per_shard: int, live: bool) -> NDArray[np.int64]:
+        runs = runs_in_shards(self._connection, array, numbers, rows_per_shard)
+        return runs[(runs[:, -1] == 0) == live, :-2]
+
     def count_retired(self, array: ArrayName) -> int:
         """How many rows of an array are in its shards and no longer live."""
         with sqlite_access.translated(self._path):
@@ -128,3 +192,11 @@ class CatalogWriter:
     def close(self) -> None:
         """Copies the WAL into the file and removes it, unless a reader is in the way."""
         self._connection.close()
+
+
+def _accounted(shards: Sequence[ShardRow], numbers: set[int], runs: NDArray[np.int64], rows_per_shard: int) -> bool:
+    """Whether these are the shards `numbers`, and each row in them belongs to just one run."""
+    rows = counted(runs[:, 0], runs[:, -2] * runs[:, -1])
+    rows = rows[np.isin(rows // rows_per_shard, np.fromiter(numbers, np.int64))]
+    named = {shard.number for shard in shards}
+    return named == numbers and len(np.unique(rows)) == len(rows) == sum(shard.rows for shard in shards)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from mome_store import _core
 from mome_store.errors import DamagedStoreError, SchemaError
-from mome_store.store.catalog import CatalogState
+from mome_store.store.catalog import ShardContents
 from mome_store.store.co_use import Usage, order_by_use
 from mome_store.store.runs import counted, expert_columns, spelled_out
 from mome_store.store.shard import Shard, ShardRow
@@ -68,17 +68,17 @@ class Chunk:
         return int(self.groups[:, -1].sum()) * layout.row_bytes(self.array)
 
 
-def plan(state: CatalogState, usage: Usage | None = None) -> list[Chunk]:
+def plan(contents: ShardContents, usage: Usage | None = None) -> list[Chunk]:
     """What to move so that no dead row is left, and no small shard that could be merged with others.
 
     usage: lay the experts that it names so that those used together lie together.
     """
     chunks: list[Chunk] = []
     for array in ARRAYS:
-        layout = _Layout(state, array)
+        layout = _Layout(contents, array)
         settled: set[int] = set()
         if usage is not None and array == "experts":
-            _, ids, owners = expert_columns(state.experts)
+            _, ids, owners = expert_columns(contents.experts)
             by_id = np.argsort(ids)
             hot = layout.filled(layout.positions(order_by_use(usage, ids[by_id], owners[by_id])))
             moving = [part for part in hot if not layout.is_in_place(part)]
@@ -89,21 +89,21 @@ def plan(state: CatalogState, usage: Usage | None = None) -> list[Chunk]:
     return chunks
 
 
-def plan_small(state: CatalogState) -> list[Chunk]:
+def plan_small(contents: ShardContents) -> list[Chunk]:
     """What to move so that small commits do not pile up: see `crowded`."""
     chunks: list[Chunk] = []
     for array in ARRAYS:
-        layout = _Layout(state, array)
+        layout = _Layout(contents, array)
         sizes = [(shard.number, shard.rows) for shard in layout.shards]
-        chunks += layout.chunks(layout.merged(crowded(sizes, state.layout.rows_per_shard)))
+        chunks += layout.chunks(layout.merged(crowded(sizes, contents.layout.rows_per_shard)))
     return chunks
 
 
-def plan_dead(state: CatalogState) -> list[Chunk]:
+def plan_dead(contents: ShardContents) -> list[Chunk]:
     """What to move so that no shard is more dead than alive."""
     chunks: list[Chunk] = []
     for array in ARRAYS:
-        layout = _Layout(state, array)
+        layout = _Layout(contents, array)
         mostly = {shard.number for shard in layout.shards if 2 * layout.live.get(shard.number, 0) < shard.rows}
         chunks += layout.chunks(layout.merged(mostly))
     return chunks
@@ -135,14 +135,14 @@ def steps(chunks: Sequence[Chunk], layout: StoreLayout) -> Iterator[list[Chunk]]
         yield step
 
 
-def empty_shards(state: CatalogState, array: ArrayName, moving: Sequence[Chunk]) -> list[int]:
+def empty_shards(contents: ShardContents, array: ArrayName, moving: Sequence[Chunk]) -> list[int]:
     """The shards of the array in which nothing is live once these chunks have moved."""
-    groups = _groups_of(state, array)
+    groups = _groups_of(contents, array)
     for chunk in moving:
         if chunk.array == array:
             groups = groups[~np.isin(groups[:, -3], chunk.groups[:, -3])]
-    live = _live_rows(groups, state.layout.rows_per_shard)
-    return [shard.number for shard in state.shards if shard.array == array and shard.number not in live]
+    live = _live_rows(groups, contents.layout.rows_per_shard)
+    return [shard.number for shard in contents.shards if shard.array == array and shard.number not in live]
 
 
 class _Layout:
@@ -151,12 +151,12 @@ class _Layout:
     groups: int64 [n, c], their runs, one for each. A part is int64 positions among them. live: shard -> its live rows.
     """
 
-    def __init__(self, state: CatalogState, array: ArrayName, groups: NDArray[np.int64] | None = None) -> None:
-        self._state = state
+    def __init__(self, contents: ShardContents, array: ArrayName, groups: NDArray[np.int64] | None = None) -> None:
+        self._contents = contents
         self._array = array
-        self._capacity = state.layout.rows_per_shard
-        self.groups = _groups_of(state, array) if groups is None else groups
-        self.shards = [shard for shard in state.shards if shard.array == array]
+        self._capacity = contents.layout.rows_per_shard
+        self.groups = _groups_of(contents, array) if groups is None else groups
+        self.shards = [shard for shard in contents.shards if shard.array == array]
         self.live = _live_rows(self.groups, self._capacity)
 
     def without(self, parts: Sequence[NDArray[np.int64]]) -> _Layout:
@@ -164,7 +164,7 @@ class _Layout:
         stays = np.ones(len(self.groups), bool)
         for part in parts:
             stays[part] = False
-        return _Layout(self._state, self._array, self.groups[stays])
+        return _Layout(self._contents, self._array, self.groups[stays])
 
     def chunks(self, parts: Sequence[NDArray[np.int64]]) -> list[Chunk]:
         return [Chunk(self._array, self.groups[part]) for part in parts]
@@ -233,12 +233,12 @@ class _Layout:
 class RowSource:
     """Reads the rows of groups that move, piece by piece, and checks them; closes the shards that it opened."""
 
-    def __init__(self, directory: Path, state: CatalogState, pace: Pace) -> None:
+    def __init__(self, directory: Path, contents: ShardContents, pace: Pace) -> None:
         self._directory = directory
-        self._state = state
+        self._contents = contents
         self._pace = pace
         self._shards: dict[tuple[ArrayName, int], Shard] = {}
-        self._rows: dict[tuple[ArrayName, int], ShardRow] = {(row.array, row.number): row for row in state.shards}
+        self._rows: dict[tuple[ArrayName, int], ShardRow] = {(row.array, row.number): row for row in contents.shards}
         self._opened = ExitStack()
 
     def __enter__(self) -> RowSource:
@@ -249,7 +249,7 @@ class RowSource:
 
     def pieces(self, chunk: Chunk) -> Iterator[NDArray[np.uint8]]:
         """The rows of the chunk's groups one after the other. Raises DamagedStoreError, ReadError."""
-        layout = self._state.layout
+        layout = self._contents.layout
         counts = chunk.groups[:, -1]
         rows, ids = counted(chunk.groups[:, 0], counts), counted(chunk.groups[:, 1], counts)  # keys have no ids
         owners = np.repeat(chunk.groups[:, -3], counts)
@@ -264,18 +264,18 @@ class RowSource:
 
     def _together(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         """(first row, how many) of rows that follow each other in one shard."""
-        capacity = self._state.layout.rows_per_shard
+        capacity = self._contents.layout.rows_per_shard
         breaks = np.flatnonzero((np.diff(rows) != 1) | (rows[1:] % capacity == 0)) + 1
         for part in np.split(rows, breaks):
             yield int(part[0]), len(part)
 
     def _read(self, array: ArrayName, first: int, count: int) -> bytes:
-        return self._shard(array, first // self._state.layout.rows_per_shard).read_rows(first, count)
+        return self._shard(array, first // self._contents.layout.rows_per_shard).read_rows(first, count)
 
     def _shard(self, array: ArrayName, number: int) -> Shard:
         shard = self._shards.get((array, number))
         if shard is None:
-            shard = Shard(self._directory, self._state.layout, self._rows[array, number])
+            shard = Shard(self._directory, self._contents.layout, self._rows[array, number])
             self._opened.callback(shard.close)
             if array == "keys":
                 shard.read_content()
@@ -285,7 +285,7 @@ class RowSource:
     def _check(
         self, content: bytes, rows: NDArray[np.int64], ids: NDArray[np.int64], owners: NDArray[np.int64]
     ) -> None:
-        schema, capacity = self._state.layout.schema, self._state.layout.rows_per_shard
+        schema, capacity = self._contents.layout.schema, self._contents.layout.rows_per_shard
         at = schema.record_bytes * np.arange(len(rows))
         known = schema.record_bytes, schema.payload_bytes, schema.rank, schema.crc
         for i, problem in _core.check_records(content, *known, at, ids, owners)[:1]:
@@ -296,7 +296,7 @@ class RowSource:
 class Pace:
     """Keeps a compaction below a rate, and tells how far it is."""
 
-    def __init__(self, total: int, max_rate: float | None, on_progress: Progress | None) -> None:
+    def __init__(self, total: int = 0, max_rate: float | None = None, on_progress: Progress | None = None) -> None:
         """total: bytes to move. max_rate: bytes a second; None: as fast as it goes."""
         if max_rate is not None and not max_rate > 0:
             raise SchemaError(f"max_rate must be above 0 bytes a second, found {max_rate}")
@@ -314,9 +314,9 @@ class Pace:
             time.sleep(max(0.0, self._start + self.moved / self._max_rate - time.monotonic()))
 
 
-def _groups_of(state: CatalogState, array: ArrayName) -> NDArray[np.int64]:
+def _groups_of(contents: ShardContents, array: ArrayName) -> NDArray[np.int64]:
     """The live groups' runs in an array, one for each, rows ascending."""
-    return spelled_out(state.experts if array == "experts" else state.keys)
+    return spelled_out(contents.experts if array == "experts" else contents.keys)
 
 
 def _live_rows(groups: NDArray[np.int64], capacity: int) -> dict[int, int]:

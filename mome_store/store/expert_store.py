@@ -28,7 +28,6 @@ from mome_store.store.co_use import Usage
 from mome_store.store.compaction import (
     CompactionReport,
     Progress,
-    plan,
 )
 from mome_store.store.creation import create_store, is_unfinished
 from mome_store.store.files import FileOperations
@@ -191,8 +190,7 @@ class ExpertStore:
         Raises DamagedStoreError for a record or a shard of keys that is damaged, WriteError where the disk is full;
         commits made by then stay.
         """
-        writer = self._writing()
-        return writer.compact(plan(load_state(self.path), usage), max_rate, on_progress, should_stop)
+        return self._writing().compact(usage, max_rate, on_progress, should_stop)
 
     def collect_garbage(self) -> GarbageReport:
         """Gives back what nobody can need any more: files that no commit names, texts that waited for a reader.

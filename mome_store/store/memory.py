@@ -39,7 +39,7 @@ class Memory:
             if optional is not None:
                 _check_text(name, optional)
         if self.nll is not None:
-            object.__setattr__(self, "nll", float(self.nll))
+            object.__setattr__(self, "nll", float(self.nll) + 0.0)  # SQLite keeps no negative zero
             if not math.isfinite(self.nll):
                 raise SchemaError(f"a memory's nll must be finite, found {self.nll}")
 

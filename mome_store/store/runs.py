@@ -79,10 +79,24 @@ def spelled_out(runs: Int64s) -> Int64s:
     groups = runs[:, -2]
     each = np.repeat(runs, groups, axis=0)
     position = np.arange(len(each)) - np.repeat(np.cumsum(groups) - groups, groups)
-    each[:, :-3] += (position * each[:, -1])[:, None]  # rows and ids count experts, which may be several to a group
-    each[:, -3] += position
-    each[:, -2] = 1
-    return each
+    return parts(each, position, np.ones_like(position))
+
+
+def parts(runs: Int64s, start: Int64s, groups: Int64s) -> Int64s:
+    """Of each of ExpertRuns or KeyRuns [runs, c], the part of `groups` groups from position `start` on."""
+    part = runs.copy()
+    part[:, :-3] += (start * runs[:, -1])[:, None]  # rows and ids count experts, which may be several to a group
+    part[:, -3] += start
+    part[:, -2] = groups
+    return part
+
+
+def within(runs: Int64s, start: int, end: int) -> Int64s:
+    """Of each of ExpertRuns or KeyRuns [runs, c] the groups with a row from `start` to `end` - 1: one at least."""
+    row, groups, per_group = runs[:, 0], runs[:, -2], runs[:, -1]
+    first = np.maximum(start - row, 0) // per_group
+    last = np.minimum(-((row - end) // per_group), groups)
+    return parts(runs, first, last - first)
 
 
 def packed(runs: Int64s, labels: Int64s | None = None) -> tuple[Int64s, Int64s]:
@@ -90,17 +104,28 @@ def packed(runs: Int64s, labels: Int64s | None = None) -> tuple[Int64s, Int64s]:
 
     labels: int64 [runs]; those with different ones stay apart.
     """
-    if not len(runs):
-        return runs, np.empty(0, np.int64)
-    following = runs.copy()
-    following[:, :-3] += (runs[:, -2] * runs[:, -1])[:, None]
-    following[:, -3] += runs[:, -2]
-    goes_on = np.delete(following[:-1] == runs[1:], -2, axis=1).all(axis=1)
+    goes_on = np.delete(parts(runs, runs[:, -2], runs[:, -2])[:-1] == runs[1:], -2, axis=1).all(axis=1)
     if labels is not None:
         goes_on &= labels[:-1] == labels[1:]
+    return _whole(runs, goes_on, column=-2)
+
+
+def packed_groups(runs: Int64s) -> Int64s:
+    """The same in as few GroupRuns [runs, 5] as their order allows."""
+    following = runs.copy()
+    following[:, 0] += runs[:, 1]
+    following[:, 4] += np.where(runs[:, 4] > 0, runs[:, 1], 0)
+    goes_on = np.delete(following[:-1] == runs[1:], 1, axis=1).all(axis=1)
+    return _whole(runs, goes_on, column=1)[0]
+
+
+def _whole(runs: Int64s, goes_on: NDArray[np.bool_], column: int) -> tuple[Int64s, Int64s]:
+    """Runs joined with the next one where that goes on, and the place of the first of each. column: has `groups`."""
+    if not len(runs):
+        return runs, np.empty(0, np.int64)
     first = np.flatnonzero(np.concatenate(([True], ~goes_on)))
     whole = runs[first]
-    whole[:, -2] = np.add.reduceat(runs[:, -2], first)
+    whole[:, column] = np.add.reduceat(runs[:, column], first)
     return whole, first
 
 

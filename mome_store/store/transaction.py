@@ -182,7 +182,9 @@ class Transaction:
             writer = self._experts if array == "experts" else self._keys
             writer.end_shard()
             first = min([writer.append(piece).start for piece in rows])
-            self._changes.move(array, groups, first)
+            self._changes.move(array, groups, first, self._layout.rows_per_shard)
+            if array == "experts":
+                self._changes.join_groups(int(groups[:, -3].min()), int(groups[:, -3].max()))
 
     def drop_shards(self, array: ArrayName, numbers: Sequence[int]) -> None:
         """Compaction's change: these shards, in which nothing is live any more, go with what was retired in them."""

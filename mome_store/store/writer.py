@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mome_store.errors import MomeError, StoreWarning, TransactionError
-from mome_store.store.catalog import load_state
+from mome_store.store.catalog import ShardContents, load_state
 from mome_store.store.catalog_writer import CatalogWriter
+from mome_store.store.co_use import Usage
 from mome_store.store.compaction import (
     Chunk,
     CompactionReport,
@@ -24,6 +25,7 @@ from mome_store.store.compaction import (
     RowSource,
     crowded,
     empty_shards,
+    plan,
     plan_dead,
     plan_small,
     steps,
@@ -80,13 +82,64 @@ class StoreWriter:
 
     def compact(
         self,
-        chunks: Sequence[Chunk],
+        usage: Usage | None = None,
         max_rate: float | None = None,
         on_progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> CompactionReport:
-        before = load_state(self._directory)
+        shards, size = self._catalog.shard_totals()
+        contents = load_state(self._directory)
+        chunks = plan(contents, usage)
         pace = Pace(sum(chunk.bytes(self._layout) for chunk in chunks), max_rate, on_progress)
+        forgotten, complete = self._compact(contents, chunks, pace, should_stop)
+        shards_after, size_after = self._catalog.shard_totals()
+        return CompactionReport(
+            bytes_before=size,
+            bytes_after=size_after,
+            shards_before=shards,
+            shards_after=shards_after,
+            bytes_moved=pace.moved,
+            groups_forgotten=forgotten,
+            complete=complete,
+        )
+
+    def compact_when_due(self, experts_retired: int) -> None:
+        """What compaction there is to do of itself after a commit. The commit stands whatever becomes of it.
+
+        Merging small shards looks at these alone, so that it costs what they hold, not what the store does.
+        """
+        try:
+            self._count_dead(experts_retired)
+            sizes = {array: self._catalog.shard_sizes(array) for array in ARRAYS}
+            rows = sum(count for _, count in sizes["experts"])
+            small = {array: crowded(found, self._layout.rows_per_shard) for array, found in sizes.items()}
+            if self._dead is not None and self._dead >= self._layout.rows_per_shard and 2 * self._dead > rows:
+                self._dead = None
+                state = load_state(self._directory)
+                self._compact(state, plan_dead(state))
+            elif any(small.values()):
+                self._dead = None
+                contents = self._catalog.contents(self._layout, small) or load_state(self._directory)
+                self._compact(contents, plan_small(contents))
+        except (MomeError, OSError) as error:
+            warnings.warn(
+                f"{self._directory}: small shards could not be merged after the commit, which stands: {error}",
+                StoreWarning,
+                stacklevel=4,
+            )
+
+    def _compact(
+        self,
+        contents: ShardContents,
+        chunks: Sequence[Chunk],
+        pace: Pace | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> tuple[int, bool]:
+        """Moves the chunks, drops the shards of `contents` in which nothing is left, and forgets what can be.
+
+        Returns how many groups' texts went, and False where it was stopped before its end.
+        """
+        pace = pace or Pace()
         moved: list[Chunk] = []
         dropped: set[tuple[ArrayName, int]] = set()
         forgotten = 0
@@ -97,11 +150,11 @@ class StoreWriter:
                 stopped = True
                 break
             moved += step
-            with self.transaction() as transaction, RowSource(self._directory, before, pace) as source:
+            with self.transaction() as transaction, RowSource(self._directory, contents, pace) as source:
                 for chunk in step:
                     transaction.move(chunk.array, chunk.groups, source.pieces(chunk))
                 for array in ARRAYS:
-                    empty = [n for n in empty_shards(before, array, moved) if (array, n) not in dropped]
+                    empty = [n for n in empty_shards(contents, array, moved) if (array, n) not in dropped]
                     if empty:
                         transaction.drop_shards(array, empty)
                         dropped.update((array, shard) for shard in empty)
@@ -110,35 +163,7 @@ class StoreWriter:
         if any(array == "keys" for array, _ in dropped):
             self._drop_index()
         self._catalog.release_space()
-        after = load_state(self._directory)
-        return CompactionReport(
-            bytes_before=sum(shard.bytes for shard in before.shards),
-            bytes_after=sum(shard.bytes for shard in after.shards),
-            shards_before=len(before.shards),
-            shards_after=len(after.shards),
-            bytes_moved=pace.moved,
-            groups_forgotten=forgotten,
-            complete=not stopped,
-        )
-
-    def compact_when_due(self, experts_retired: int) -> None:
-        """What compaction there is to do of itself after a commit. The commit stands whatever becomes of it."""
-        try:
-            self._count_dead(experts_retired)
-            sizes = {array: self._catalog.shard_sizes(array) for array in ARRAYS}
-            rows = sum(count for _, count in sizes["experts"])
-            if self._dead is not None and self._dead >= self._layout.rows_per_shard and 2 * self._dead > rows:
-                self._dead = None
-                self.compact(plan_dead(load_state(self._directory)))
-            elif any(crowded(found, self._layout.rows_per_shard) for found in sizes.values()):
-                self._dead = None
-                self.compact(plan_small(load_state(self._directory)))
-        except (MomeError, OSError) as error:
-            warnings.warn(
-                f"{self._directory}: small shards could not be merged after the commit, which stands: {error}",
-                StoreWarning,
-                stacklevel=4,
-            )
+        return forgotten, not stopped
 
     def collect_garbage(self) -> GarbageReport:
         self._check_process()

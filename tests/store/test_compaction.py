@@ -236,19 +236,49 @@ def test_a_texts_reader_that_comes_between_is_not_left_without_them(
         oracle.check(snapshot)
 
 
-def test_small_commits_are_merged_by_themselves(tmp_path: Path, oracle: Any) -> None:
+@pytest.mark.parametrize(("experts", "keys"), [(1, 1), (2, 3)])
+def test_small_commits_are_merged_by_themselves(tmp_path: Path, oracle: Any, experts: int, keys: int) -> None:
     path = tmp_path / "s"
-    schema, key_dim = oracle.schema, 8
-    with ExpertStore.create(path, schema, key_dim, rows_per_shard=64) as store:
-        for _ in range(200):
+    with ExpertStore.create(path, oracle.schema, 8, rows_per_shard=64) as store:
+        with store.transaction() as txn:
+            oracle.add_many(txn, 50, keys=keys)  # its last shards are small, and hold what begins in full ones
+        for i in range(200):
             with store.transaction() as txn:
-                oracle.add(txn, keys=1)
+                oracle.add(txn, experts=experts, keys=keys, memory=Memory(f"q{i}", "a") if i % 50 else None)
+                if i % 40 == 30:
+                    oracle.remove(txn, i)
     found = statistics(path)
-    assert found.groups == 200
-    limit = 2 * (compaction.SMALL_SHARDS * 2 + 200 // 32)
+    assert found.groups == 245
+    limit = sum(2 * compaction.SMALL_SHARDS + 250 * rows // 32 for rows in (experts, keys))
     assert found.shards < limit < 2 * 200
     oracle.check_path(path)
     assert verify(path, deep=True).ok
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM keys WHERE row = 5 * 4",
+        "UPDATE keys SET per_group = 2 WHERE row = 5 * 4",
+        "UPDATE experts SET row = row + 1000 WHERE row = 5 * 4",
+    ],
+)
+def test_nothing_is_merged_by_a_catalogue_that_does_not_account_for_it(
+    tmp_path: Path, oracle: Any, damage: str
+) -> None:
+    path = tmp_path / "s"
+    with ExpertStore.create(path, oracle.schema, 8, rows_per_shard=4) as store:
+        for _ in range(compaction.SMALL_SHARDS - 1):
+            with store.transaction() as txn:
+                oracle.add(txn, keys=1)
+        with closing(sqlite3.connect(path / "catalog.sqlite")) as connection, connection:
+            connection.execute(damage)
+        files = {file: file.read_bytes() for file in shard_files(path)}
+        with pytest.warns(UserWarning, match=r"could not be merged.*do not match its checksum"):
+            for _ in range(2):
+                with store.transaction() as txn:
+                    oracle.add(txn, keys=1)
+    assert files.items() <= {file: file.read_bytes() for file in shard_files(path)}.items()
 
 
 def test_more_dead_than_alive_is_given_back_by_itself(tmp_path: Path, oracle: Any) -> None:

@@ -200,6 +200,12 @@ def test_a_pool_group_may_do_without_keys(tmp_path: Path, oracle: Any) -> None:
             oracle.check(snapshot)
 
 
+def test_a_memory_of_an_nll_below_zero_by_sign_alone_comes_back(tmp_path: Path, oracle: Any) -> None:
+    with oracle.create(tmp_path / "s") as store, store.transaction() as txn:
+        oracle.add(txn, memory=Memory("q", "a", nll=-0.0))  # SQLite makes 0.0 of it
+    oracle.check_path(tmp_path / "s")
+
+
 def test_memories_that_are_not_text_are_refused() -> None:
     for wrong in ({"question": 3}, {"answer": None}, {"paraphrases": "abc"}, {"paraphrases": (1,)}, {"id": 3}):
         with pytest.raises(SchemaError):

@@ -6,7 +6,7 @@ import sqlite3
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -37,26 +37,55 @@ def runs(path: Path, table: str) -> list[tuple[Any, ...]]:
         return connection.execute(f"SELECT * FROM {table} ORDER BY retired IS NOT NULL, 1").fetchall()
 
 
-def rows_read(path: Path, work: Any) -> int:
-    """How many rows SQLite gives out while `work` runs."""
+class Rows(sqlite3.Connection):
+    """Counts the rows that SQLite gives out."""
+
     count = 0
 
-    class Counted(sqlite3.Cursor):
+    class Cursor(sqlite3.Cursor):
         def __next__(self) -> Any:
-            nonlocal count
             row = super().__next__()
-            count += 1
+            Rows.count += 1
             return row
 
-    class Connection(sqlite3.Connection):
-        def execute(self, *arguments: Any) -> Any:
-            return self.cursor(Counted).execute(*arguments)
+    def execute(self, *arguments: Any) -> Any:
+        return self.cursor(Rows.Cursor).execute(*arguments)
 
-    connect = sqlite3.connect
+
+class Steps(sqlite3.Connection):
+    """Counts the instructions that SQLite's virtual machine executes."""
+
+    count = 0
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.set_progress_handler(self.step, 1)
+
+    @staticmethod
+    def step() -> int:
+        Steps.count += 1
+        return 0
+
+
+def counted(kind: type[Rows] | type[Steps], work: Callable[[], object]) -> int:
+    """How many of them there are while `work` runs."""
+    connect, kind.count = sqlite3.connect, 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=Connection))
+        patch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=kind))
         work()
-    return count
+    return kind.count
+
+
+def append(store: ExpertStore, count: int) -> list[tuple[float, float]]:
+    """Adds groups one by one; the seconds of each commit with what follows it, by the clock and of the processor."""
+    expert = {"layer": (np.ones((1, 8)), np.ones((8, 1)))}
+    seconds = []
+    for _ in range(count):
+        start = time.perf_counter(), time.process_time()
+        with store.transaction() as txn:
+            txn.add_group([expert], np.full((1, KEY_DIM), txn.next_group, np.float32))
+        seconds.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    return seconds
 
 
 def test_groups_that_are_alike_are_one_run_however_they_were_added(tmp_path: Path, oracle: Any) -> None:
@@ -103,8 +132,47 @@ def test_opening_reads_as_many_rows_of_the_catalogue_whatever_the_store_holds(tm
             with ExpertStore.open(path) as store, store.snapshot() as snapshot:
                 assert len(snapshot.expert_ids) == len(snapshot.key_rows) == int(path.name)
 
-        read.append(rows_read(tmp_path / str(count), work))
+        read.append(counted(Rows, work))
     assert read[1] - read[0] == 2 * (8 - 2)  # shards of both arrays
+
+
+def test_merging_small_shards_asks_of_the_catalogue_what_these_hold(tmp_path: Path) -> None:
+    with ExpertStore.create(tmp_path / "s", SCHEMA, KEY_DIM) as store:
+        append(store, 100)
+    steps = []
+    for _ in range(4):
+
+        def work() -> None:
+            with ExpertStore.open(tmp_path / "s", "r+") as store:
+                append(store, 160)
+
+        steps.append(counted(Steps, work))
+    assert steps[-1] < 1.1 * steps[0]
+
+
+@pytest.mark.parametrize("per_group", [1, 3])
+def test_merging_small_shards_takes_memory_for_what_these_hold(tmp_path: Path, per_group: int) -> None:
+    fill(tmp_path / "s", 100_000, per_group)
+    before = statistics(tmp_path / "s").shards
+    with ExpertStore.open(tmp_path / "s", "r+") as store:
+        tracemalloc.start()
+        append(store, 2 * SMALL_SHARDS)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 2 << 20
+    assert before < statistics(tmp_path / "s").shards < before + 2 * SMALL_SHARDS
+
+
+def test_groups_that_were_added_one_by_one_become_one_run(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with ExpertStore.create(path, SCHEMA, KEY_DIM) as store:
+        append(store, 300)
+    assert all(len(runs(path, table)) < 2 * SMALL_SHARDS for table in ("groups", "experts", "keys"))
+    with ExpertStore.open(path, "r+") as store, store.transaction() as txn:
+        txn.remove_group(100)
+    assert {row[0] for row in runs(path, "groups")} >= {1, 100, 101}
+    with ExpertStore.open(path) as store, store.snapshot() as snapshot:
+        assert snapshot.group_ids.tolist() == [i for i in range(1, 301) if i != 100]
 
 
 def test_a_snapshot_holds_under_64_bytes_an_expert_and_needs_under_100_while_it_is_taken(tmp_path: Path) -> None:
@@ -137,34 +205,26 @@ def test_a_million_experts_open_fast_and_take_another_as_fast_as_a_thousand(disk
         assert time.perf_counter() - start < 2
         assert len(snapshot.expert_ids) == count
         snapshot.read_expert(count)
-    seconds: dict[str, list[float]] = {"many": [], "few": []}
+    seconds: dict[str, list[tuple[float, float]]] = {"many": [], "few": []}
     with ExpertStore.open(disk / "many", "r+") as many, ExpertStore.open(disk / "few", "r+") as few:
-        expert, keys = {"layer": (np.ones((1, 8)), np.ones((8, 1)))}, np.ones((1, KEY_DIM), np.float32)
-        for _ in range(40):
+        for _ in range(20 * SMALL_SHARDS):  # merged twenty times
             for name, store in (("many", many), ("few", few)):
-                start = time.perf_counter()
-                with store.transaction() as txn:
-                    txn.add_group([expert], keys)
-                seconds[name].append(time.perf_counter() - start)
-    assert np.median(seconds["many"]) < 1.5 * np.median(seconds["few"])
+                seconds[name] += append(store, 1)
+    assert np.median(seconds["many"], axis=0)[0] < 1.5 * np.median(seconds["few"], axis=0)[0]
+    assert np.mean(seconds["many"], axis=0)[1] < 1.5 * np.mean(seconds["few"], axis=0)[1]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_ten_thousand_tiny_commits_leave_few_shards_and_cost_the_same_to_the_end(tmp_path: Path) -> None:
-    path, expert = tmp_path / "s", {"layer": (np.ones((1, 8)), np.ones((8, 1)))}
-    seconds = []
+    path = tmp_path / "s"
     with ExpertStore.create(path, SCHEMA, KEY_DIM) as store:
-        for i in range(10_000):
-            start = time.perf_counter()
-            with store.transaction() as txn:
-                txn.add_group([expert], np.full((1, KEY_DIM), i, np.float32))
-            seconds.append(time.perf_counter() - start)
+        seconds = append(store, 10_000)
     found = statistics(path)
     assert (found.groups, found.keys) == (10_000, 10_000)
     assert found.shards < 2 * (3 * SMALL_SHARDS + 10_000 // 2048 + 1)
-    assert np.mean(seconds[-2000:]) < 1.5 * np.mean(seconds[1000:3000])
+    assert (np.mean(seconds[-2000:], axis=0) < 1.5 * np.mean(seconds[1000:3000], axis=0)).all()
     assert verify(path, deep=True).ok
     with ExpertStore.open(path) as store, store.snapshot() as snapshot:
         keys, groups = snapshot.keys()
-        assert np.array_equal(keys[:, 0], groups - 1)
+        assert np.array_equal(keys[:, 0], groups)
