@@ -220,29 +220,12 @@ DecodeKernels kernels() {
             .fused_shared_bytes = sizeof(FusedShared)};
 }
 
-template <class X>
-DecodeKernels kernels_for(DType weights) {
-    switch (weights) {
-        case DType::bfloat16:
-            return kernels<X, Bfloat16>();
-        case DType::float16:
-            return kernels<X, Float16>();
-        default:
-            return kernels<X, float>();
-    }
-}
-
 }  // namespace
 
 DecodeKernels decode_kernels(DType x, DType weights) {
-    switch (x) {
-        case DType::bfloat16:
-            return kernels_for<Bfloat16>(weights);
-        case DType::float16:
-            return kernels_for<Float16>(weights);
-        default:
-            return kernels_for<float>(weights);
-    }
+    return for_type(x, [weights](auto in_x) {
+        return for_type(weights, [](auto in_weights) { return kernels<decltype(in_x), decltype(in_weights)>(); });
+    });
 }
 
 }  // namespace mome::cuda

@@ -302,29 +302,12 @@ PrefillKernels kernels() {
             .expand_shared_bytes = sizeof(ExpandShared<W>)};
 }
 
-template <class X>
-PrefillKernels kernels_for(DType weights) {
-    switch (weights) {
-        case DType::bfloat16:
-            return kernels<X, Bfloat16>();
-        case DType::float16:
-            return kernels<X, Float16>();
-        default:
-            return kernels<X, float>();
-    }
-}
-
 }  // namespace
 
 PrefillKernels prefill_kernels(DType x, DType weights) {
-    switch (x) {
-        case DType::bfloat16:
-            return kernels_for<Bfloat16>(weights);
-        case DType::float16:
-            return kernels_for<Float16>(weights);
-        default:
-            return kernels_for<float>(weights);
-    }
+    return for_type(x, [weights](auto in_x) {
+        return for_type(weights, [](auto in_weights) { return kernels<decltype(in_x), decltype(in_weights)>(); });
+    });
 }
 
 }  // namespace mome::cuda

@@ -15,6 +15,19 @@ struct Float16 {
     uint16_t bits;
 };
 
+// What `use` returns for a value of the type in which values of `dtype` are stored.
+template <class Use>
+auto for_type(DType dtype, Use use) {
+    switch (dtype) {
+        case DType::bfloat16:
+            return use(Bfloat16{});
+        case DType::float16:
+            return use(Float16{});
+        default:
+            return use(0.0F);
+    }
+}
+
 __device__ __forceinline__ float to_float(Bfloat16 value) {
     return __uint_as_float(static_cast<uint32_t>(value.bits) << 16);
 }
