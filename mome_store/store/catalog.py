@@ -290,7 +290,8 @@ def runs_in_shards(
 ) -> NDArray[np.int64]:
     """The runs with rows in these shards, live and retired; no more of the table is read. int64 [n, c + 2].
 
-    Rows ascending; the last two columns are `created` and `retired` (0: live).
+    Rows ascending; the last two columns are `created` and `retired` (0: live). Raises DamagedStoreError for what is no
+    run.
     """
     # No two runs have a row in common, so of those that begin before `start` only the last can reach it.
     query = f"""SELECT {", ".join(COLUMNS[table])}, created, coalesce(retired, 0) FROM {table} WHERE row < :end
@@ -299,7 +300,12 @@ def runs_in_shards(
     found = [np.empty((0, len(COLUMNS[table]) + 2), np.int64)]
     for together in np.split(asked, np.flatnonzero(np.diff(asked) != 1) + 1) if len(asked) else ():
         start, end = int(together[0]) * rows_per_shard, (int(together[-1]) + 1) * rows_per_shard
-        runs = matrix(connection.execute(query, {"start": start, "end": end}), found[0].shape[1])
+        try:
+            runs = matrix(connection.execute(query, {"start": start, "end": end}), found[0].shape[1])
+            if (runs[:, -4:-2] < 1).any():
+                raise ValueError("a run without a row")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DamagedStoreError(CATALOG_NAME, None, None, f"a row is not what was written: {error!r}") from error
         found.append(runs[runs[:, 0] + runs[:, -4] * runs[:, -3] > start])
     runs = np.concatenate(found)
     return runs[np.unique(runs[:, 0], return_index=True)[1]]  # one may reach into shards that lie apart

@@ -151,8 +151,7 @@ class CatalogWriter:
         groups = spelled_out(self._runs_in(array, set(), rows_per_shard, live=True))
         while fresh:
             reached |= fresh
-            start, end = min(fresh) * rows_per_shard, (max(fresh) + 1) * rows_per_shard
-            found = spelled_out(within(self._runs_in(array, fresh, rows_per_shard, live=True), start, end))
+            found = spelled_out(self._runs_in(array, fresh, rows_per_shard, live=True))
             first, last = found[:, 0] // rows_per_shard, (found[:, 0] + found[:, -1] - 1) // rows_per_shard
             asked = np.fromiter(fresh, np.int64)
             inside = np.isin(first, asked) | np.isin(last, asked)
@@ -162,8 +161,10 @@ class CatalogWriter:
         return reached, groups, self._runs_in(array, reached, rows_per_shard, live=False)
 
     def _runs_in(self, array: ArrayName, numbers: set[int], rows_per_shard: int, live: bool) -> NDArray[np.int64]:
+        """Live or retired ones, but for what lies before the first shard and behind the last."""
+        start, end = min(numbers, default=0) * rows_per_shard, (max(numbers, default=0) + 1) * rows_per_shard
         runs = runs_in_shards(self._connection, array, numbers, rows_per_shard)
-        return runs[(runs[:, -1] == 0) == live, :-2]
+        return within(runs[(runs[:, -1] == 0) == live, :-2], start, end)
 
     def count_retired(self, array: ArrayName) -> int:
         """How many rows of an array are in its shards and no longer live."""
