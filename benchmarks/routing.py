@@ -33,7 +33,7 @@ from mome_store import Router
 from mome_store.evaluation.compound import compound_questions, measure_changes, measure_compound
 from mome_store.evaluation.intervals import Share
 from mome_store.evaluation.key_store import KeyStore
-from mome_store.evaluation.people import Question, make_strangers
+from mome_store.evaluation.people import Question, make_strangers, questions_about
 from mome_store.evaluation.real_data import QuestionSet, device_questions, routed_shares, sampled
 from mome_store.evaluation.unrelated import TEXTS
 from mome_store.routing import KeyEncoder
@@ -45,6 +45,7 @@ from mome_tools.real_sets import airport_questions
 
 ASKED = 400  # questions of a kind, at most
 SEVERAL = 100  # questions for several facts, of each kind
+MORE = ("Church", "Field", "Hilton", "Jr", "Keller", "King", "Lindqvist", "May", "Mommsen", "Rivers", "Smith", "Stone")
 
 
 def main() -> None:
@@ -140,6 +141,15 @@ def people(size: int, seed: int) -> QuestionSet | None:
     def texts(questions: Sequence[Question]) -> list[str]:
         return sampled(chance, [question.text for question in questions], ASKED)
 
+    def longer_names() -> list[str]:
+        """In the templates of people's own relations, of whom nothing is stored: a known name and a word more."""
+        found: list[str] = []
+        for each in chance.sample(strangers.facts, min(len(facts), ASKED)):
+            name, more = each.person, chance.choice(MORE)
+            longer = chance.choice([f"{more} {name}", f"{name} {more}", f"{name}-{more}"])
+            found.append(chance.choice(questions_about(longer, each.relation)).text)
+        return found
+
     everybody = range(len(facts))
     return QuestionSet(
         facts,
@@ -151,6 +161,7 @@ def people(size: int, seed: int) -> QuestionSet | None:
         {
             "unknown people": texts(strangers.unknown_people),
             "unknown near twins": texts(strangers.unknown_twins),
+            "unknown longer names": longer_names(),
             "other relations": texts(strangers.other_relations),
             "anything else": list(TEXTS),
         },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,9 @@ class RememberingEncoder(KeyEncoder):
         self._known: dict[str, Reading] = {}
         self._remembers = False
 
-    def read(self, texts: Sequence[str]) -> list[Reading]:
-        if not self._remembers:
-            return super().read(texts)
+    def read(self, texts: Sequence[str], names: Sequence[Set[str]] | None = None) -> list[Reading]:
+        if not self._remembers or names is not None:
+            return super().read(texts, names)
         if len(self._known) > _MOST:
             self._known.clear()
         new = list(dict.fromkeys(text for text in texts if text not in self._known))

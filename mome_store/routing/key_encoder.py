@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from mome_store.routing.projection import BLOCKS
 from mome_store.routing.projector import Projector
 from mome_store.routing.tagger import case_marks
 from mome_store.routing.trained import DEFAULT_ROUTER, TrainedRouter, load_router
-from mome_store.routing.words import Word, plain_words, without_names, words_of
+from mome_store.routing.words import Word, begins_sentence, plain_words, without_names, words_of
 
 _ACRONYM = 6  # letters at most
+_NO_NAME = -20.0  # the logit of a token that names nothing
+_MAY_NAME = -1.7  # and of one that may be a name: 0.15
 _NAMED = 0.5  # a word as likely a name as this is left out for the relation
 
 
@@ -70,9 +73,11 @@ class KeyEncoder:
         """The words of a text (words.py), and how rare each is."""
         return _rarity(text, words_of(text), self.sentences)
 
-    def read(self, texts: Sequence[str]) -> list[Reading]:
-        """What the gate sees in each text."""
-        return read_states(texts, self.sentences.encode_tokens(texts), self._projector, self.sentences)
+    def read(self, texts: Sequence[str], names: Sequence[Set[str]] | None = None) -> list[Reading]:
+        """What the gate sees in each text. names: of each the words (folded) that name the entity; by default the
+        tagger tells.
+        """
+        return read_states(texts, self.sentences.encode_tokens(texts), self._projector, self.sentences, names)
 
 
 def keys_of_readings(readings: Sequence[Reading], dim: int) -> NDArray[np.float32]:
@@ -82,14 +87,25 @@ def keys_of_readings(readings: Sequence[Reading], dim: int) -> NDArray[np.float3
 
 
 def read_states(
-    texts: Sequence[str], states: Sequence[TokenStates], projector: Projector, sentences: TokenEncoder
+    texts: Sequence[str],
+    states: Sequence[TokenStates],
+    projector: Projector,
+    sentences: TokenEncoder,
+    names: Sequence[Set[str]] | None = None,
 ) -> list[Reading]:
-    """The readings of texts whose token states are known; each is encoded once more, without its names."""
+    """The readings of texts whose token states are known; each is encoded once more, without its names. names: as
+    `KeyEncoder.read` has it.
+    """
     seen = [(each.states.numpy(), each.spans[:, 1] > each.spans[:, 0]) for each in states]
     tags = [
         projector.tags(own, case_marks(text, each.spans).numpy(), shown)
         for text, each, (own, shown) in zip(texts, states, seen, strict=True)
     ]
+    for i, (text, each, logits) in enumerate(zip(texts, states, tags, strict=True)):
+        if names is None:
+            _join_names(text, each.spans, logits)
+        else:
+            logits[~_inside(text, each.spans, names[i])] = _NO_NAME
     named = [_NamedTokens.of_tags(each.spans, own) for each, own in zip(states, tags, strict=True)]
     unnamed = encode_once(sentences, [_unnamed(text, tokens) for text, tokens in zip(texts, named, strict=True)])
     readings: list[Reading] = []
@@ -98,6 +114,30 @@ def read_states(
         blocks = projector.blocks(own, shown, logits, rest)
         readings.append(Reading(blocks, _names(words, tokens), _rarity(text, words, sentences)))
     return readings
+
+
+def _join_names(text: str, spans: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
+    """A word that may be a name becomes one where it has a capital and stands beside such a name: "Ada Brandt-May"."""
+    if text in (text.lower(), text.upper()):
+        return
+    words = [word for word in plain_words(text) if text[word.start].isupper()]
+    tokens = [(spans[:, 0] >= word.start) & (spans[:, 1] <= word.end) & (spans[:, 1] > spans[:, 0]) for word in words]
+    tagged = [float(logits[own].mean()) if own.any() else _NO_NAME for own in tokens]
+    for one, other in [*pairwise(range(len(words))), *pairwise(reversed(range(len(words))))]:
+        first, second = sorted((words[one], words[other]), key=lambda word: word.start)
+        possible = tagged[one] > 0 and _MAY_NAME <= tagged[other] < tagged[one]
+        if possible and text[first.end : second.start] in (" ", "-") and not begins_sentence(text, words[other].start):
+            tagged[other] = tagged[one]
+            logits[tokens[other]] = tagged[one]
+
+
+def _inside(text: str, spans: NDArray[np.int64], words: Set[str]) -> NDArray[np.bool_]:
+    """bool [t]: which tokens are of these words."""
+    inside = np.zeros(len(spans), np.bool_)
+    for word in plain_words(text):
+        if word.text in words:
+            inside |= (spans[:, 0] >= word.start) & (spans[:, 1] <= word.end)
+    return inside
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from mome_store.routing.nearest import NearestKeys
 from mome_store.routing.pool import PoolRouter
 from mome_store.routing.projection import BLOCKS
 from mome_store.routing.route import Part, Route
+from mome_store.routing.second_look import names_of_group
 from mome_store.routing.several import Decision, Judge, bar_of, unsettled
 from mome_store.routing.words import fold, plain_words, words_of
 
@@ -180,7 +181,7 @@ class Router:
         if not isinstance(self.encoder, KeyEncoder):
             return [self._decided_by_lead(candidates) for candidates in self.score(queries)], nothing
         readings = self.encoder.read(queries)
-        decisions = self._compared(queries, readings, self.encoder)
+        decisions = self._decided_on(queries, readings, self.encoder)
         return decisions, self._parts(queries, readings, decisions, self.encoder) if self._several else nothing
 
     def _parts(
@@ -198,7 +199,7 @@ class Router:
             if compound and (compound := unsettled(compound, decision, stands_in)):
                 compounds[i] = compound
         texts = list(dict.fromkeys(text for compound in compounds.values() for text in compound.texts()))
-        decided = dict(zip(texts, self._compared(texts, encoder.read(texts), encoder), strict=True)) if texts else {}
+        decided = dict(zip(texts, self._decided_on(texts, encoder.read(texts), encoder), strict=True)) if texts else {}
         bar = partial(bar_of, encoder.router.gate, self._false_fire)
         judge = Judge(decided, bar, stands_in, partial(self._names_in_full, encoder))
         return [judge.parts(compounds[i], decision) if i in compounds else () for i, decision in enumerate(decisions)]
@@ -229,6 +230,30 @@ class Router:
         best = candidates[0]
         opened = best.score >= self.threshold and self.lead(candidates) >= self.margin
         return Decision(best.group_id, best.score, opened)
+
+    def _decided_on(self, texts: Sequence[str], readings: Sequence[Reading], encoder: KeyEncoder) -> list[Decision]:
+        """Of a trained router: what the gate says of each text, at a second look (second_look.py) where it found
+        nothing.
+        """
+        decisions = self._compared(texts, readings, encoder)
+        again: dict[int, frozenset[str]] = {}
+        for i, (text, reading, decision) in enumerate(zip(texts, readings, decisions, strict=True)):
+            if not decision.opened and decision.group_id >= 0:
+                [group] = self._known([decision.group_id], encoder)
+                if names := names_of_group(text, reading, group.wordings):
+                    again[i] = names
+        if not again:
+            return decisions
+        chosen = [texts[i] for i in again]
+        reread = encoder.read(chosen, list(again.values()))
+        for i, reading, decision in zip(again, reread, self._compared(chosen, reread, encoder), strict=True):
+            if decision.score <= decisions[i].score:
+                continue
+            [group] = self._known([decision.group_id], encoder)
+            relations = group.wordings.blocks[:, 0]
+            if (relations @ reading.blocks[0]).max() > (relations @ readings[i].blocks[0]).max():
+                decisions[i] = decision
+        return decisions
 
     def _compared(self, texts: Sequence[str], readings: Sequence[Reading], encoder: KeyEncoder) -> list[Decision]:
         """Of a trained router: the likeliest of the nearest groups. readings: of the texts."""

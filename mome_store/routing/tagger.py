@@ -36,17 +36,18 @@ class Tagger(nn.Module):
 
 def case_marks(text: str, spans: NDArray[np.int64]) -> torch.Tensor:
     """float32 [t, 3] of tokens with these spans [t, 2]: whether the word has a capital inside a sentence; one at its
-    beginning; whether the text has none at all. An encoder that folds case sees none of it.
+    beginning; whether the text has none at all, or nothing else. An encoder that folds case sees none of it.
     """
     marks = np.zeros((len(spans), _MARKS), np.float32)
-    small = text == text.lower()
+    one_case = text in (text.lower(), text.upper())
     for place, (start, end) in enumerate(spans.tolist()):
         if end == start:
             continue
         while start > 0 and text[start - 1].isalnum():
             start -= 1
         begins = begins_sentence(text, start)
-        marks[place] = (text[start].isupper() and not begins, text[start].isupper() and begins, small)
+        capital = text[start].isupper() and not one_case
+        marks[place] = (capital and not begins, capital and begins, one_case)
     return torch.from_numpy(marks)
 
 

@@ -14,6 +14,8 @@ import pytest
 from mome_store import ExpertSchema, ExpertStore, Memory, Router, SchemaError
 from mome_store.evaluation.key_store import KeyStore, ungated
 from mome_store.routing import KeyEncoder, SentenceEncoder
+from mome_store.routing import router as router_module
+from mome_store.routing.projector import Projector
 from mome_store.routing.trained import TrainedRouter, load_router, router_from_bytes
 from mome_store.store import sqlite_access
 from mome_store.tuning import Fact
@@ -72,6 +74,8 @@ def test_a_stored_wording_opens_the_gate_for_its_own_fact(router: Router, store:
     [
         ("Could you give me Anna Kowalski's telephone number?", "0456"),
         ("phone number anna kowalska", "0123"),
+        ("anna kowalski mobile phone", "0456"),
+        ("ANNA KOWALSKI MOBILE PHONE", "0456"),
         ("Which supplier delivers part 06-183-43 to us?", "Orsini Bros"),
     ],
 )
@@ -87,6 +91,8 @@ def test_another_wording_finds_its_fact_among_twins(
     [
         "What is the phone number of Anna Kowalsky?",
         "What is the phone number of Hanna Kowalska?",
+        "What is the phone number of Anna Kowalska Brandt?",
+        "What is Anna Kowalska-Brandt's phone number?",
         "Who supplies part 06-183-44?",
         "What is the shoe size of Anna Kowalska?",
         "Where was Anna Kowalska born?",
@@ -102,6 +108,20 @@ def test_another_wording_finds_its_fact_among_twins(
 def test_what_no_fact_answers_keeps_the_gate_shut(router: Router, wording: str) -> None:
     route = router.route([wording])
     assert not route.opened.any() and route.group_ids == ((),)
+
+
+def test_words_that_were_taken_for_a_name_may_ask_at_a_second_look(
+    store: ExpertStore, encoder: KeyEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a tagger that takes every word for a name."""
+    monkeypatch.setattr(Projector, "tags", lambda self, states, *_: np.full(len(states), 5.0, np.float32))
+    with store.snapshot() as snapshot:
+        router = Router.open(snapshot, encoder=encoder)
+        route = router.route(["anna kowalska telephone digits", "anna kowalska shoe size", "Anna Kowalska Telephone"])
+        assert route.opened.tolist() == [True, False, False], "a capital is a name's"
+        assert answer_of(store, route.group_ids[0][0]) == "0123"
+        monkeypatch.setattr(router_module, "names_of_group", lambda *_: None)
+        assert not router.route(["anna kowalska telephone digits"]).opened.any()
 
 
 def test_a_query_looks_into_the_catalogue_once_and_the_next_like_it_not_at_all(

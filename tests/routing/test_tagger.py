@@ -21,7 +21,7 @@ def test_a_capital_tells_a_name_inside_a_sentence_and_little_at_its_beginning() 
 
 
 def test_a_text_without_capitals_says_so() -> None:
-    assert marks("where is ada") == [[0, 0, 1]] * 3
+    assert marks("where is ada") == marks("WHERE IS ADA") == [[0, 0, 1]] * 3
     assert lower_marks(case_marks("Ada", np.array([[0, 3]]))).tolist() == marks("ada")
 
 
