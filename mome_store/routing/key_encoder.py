@@ -19,7 +19,7 @@ from mome_store.routing.projection import BLOCKS
 from mome_store.routing.projector import Projector
 from mome_store.routing.tagger import case_marks
 from mome_store.routing.trained import DEFAULT_ROUTER, TrainedRouter, load_router
-from mome_store.routing.words import Word, begins_sentence, plain_words, without_names, words_of
+from mome_store.routing.words import Word, capital_inside, in_one_case, plain_words, without_names, words_of
 
 _ACRONYM = 6  # letters at most
 _NO_NAME = -20.0  # the logit of a token that names nothing
@@ -105,7 +105,7 @@ def read_states(
         if names is None:
             _join_names(text, each.spans, logits)
         else:
-            logits[~_inside(text, each.spans, names[i])] = _NO_NAME
+            _keep_names(text, each.spans, logits, names[i])
     named = [_NamedTokens.of_tags(each.spans, own) for each, own in zip(states, tags, strict=True)]
     unnamed = encode_once(sentences, [_unnamed(text, tokens) for text, tokens in zip(texts, named, strict=True)])
     readings: list[Reading] = []
@@ -118,26 +118,31 @@ def read_states(
 
 def _join_names(text: str, spans: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
     """A word that may be a name becomes one where it has a capital and stands beside such a name: "Ada Brandt-May"."""
-    if text in (text.lower(), text.upper()):
+    if in_one_case(text):
         return
     words = [word for word in plain_words(text) if text[word.start].isupper()]
-    tokens = [(spans[:, 0] >= word.start) & (spans[:, 1] <= word.end) & (spans[:, 1] > spans[:, 0]) for word in words]
+    tokens = [_tokens_of(word, spans) for word in words]
     tagged = [float(logits[own].mean()) if own.any() else _NO_NAME for own in tokens]
     for one, other in [*pairwise(range(len(words))), *pairwise(reversed(range(len(words))))]:
         first, second = sorted((words[one], words[other]), key=lambda word: word.start)
         possible = tagged[one] > 0 and _MAY_NAME <= tagged[other] < tagged[one]
-        if possible and text[first.end : second.start] in (" ", "-") and not begins_sentence(text, words[other].start):
+        if possible and text[first.end : second.start] in (" ", "-") and capital_inside(text, words[other].start):
             tagged[other] = tagged[one]
             logits[tokens[other]] = tagged[one]
 
 
-def _inside(text: str, spans: NDArray[np.int64], words: Set[str]) -> NDArray[np.bool_]:
-    """bool [t]: which tokens are of these words."""
-    inside = np.zeros(len(spans), np.bool_)
+def _keep_names(text: str, spans: NDArray[np.int64], logits: NDArray[np.float32], names: Set[str]) -> None:
+    """No token names anything but those of these words."""
+    kept = np.zeros(len(spans), np.bool_)
     for word in plain_words(text):
-        if word.text in words:
-            inside |= (spans[:, 0] >= word.start) & (spans[:, 1] <= word.end)
-    return inside
+        if word.text in names:
+            kept |= _tokens_of(word, spans)
+    logits[~kept] = _NO_NAME
+
+
+def _tokens_of(word: Word, spans: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """bool [t]: which of the tokens that stand on `spans` [t, 2] are of the word."""
+    return np.asarray((spans[:, 0] >= word.start) & (spans[:, 1] <= word.end) & (spans[:, 1] > spans[:, 0]))
 
 
 @dataclass(frozen=True)

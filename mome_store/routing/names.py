@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from mome_store.routing.words import begins_sentence, fold
+from mome_store.routing.words import capital_inside, fold
 
 _LIKELY = 0.5  # how likely a word must be a name to be one
 _POSSIBLY = 0.15  # and one beside such a word
@@ -44,7 +44,7 @@ class Names:
         value = [self._value(word.group()) for word in words]
         sure = [
             likely >= _LIKELY
-            or (likely >= 0 and (any(c.isdigit() for c in word.group()) or _capital_inside(text, word)))
+            or (likely >= 0 and (any(c.isdigit() for c in word.group()) or capital_inside(text, word.start())))
             for word, likely in zip(words, value, strict=True)
         ]
         for places in (range(1, len(words)), range(len(words) - 2, -1, -1)):
@@ -115,10 +115,6 @@ class Names:
 def stands_out(name: str) -> bool:
     """Whether capitals or digits tell where a name begins and ends."""
     return name != name.lower() or any(c.isdigit() for c in name)
-
-
-def _capital_inside(text: str, word: re.Match[str]) -> bool:
-    return word.group()[0].isupper() and not begins_sentence(text, word.start())
 
 
 def _goes_on(name: str, gap: str, word: str) -> bool:

@@ -10,7 +10,7 @@ question no likelier.
 from __future__ import annotations
 
 from mome_store.routing.gate import Reading, Wordings
-from mome_store.routing.words import begins_sentence, plain_words
+from mome_store.routing.words import capital_inside, in_one_case, plain_words
 
 _NAMED = 0.5  # a word as likely a name as this is taken for one
 _POSSIBLY = 0.15  # and so is one of the group's words from here on
@@ -27,7 +27,7 @@ def names_of_group(text: str, reading: Reading, group: Wordings) -> frozenset[st
     common = group.common or {}
     if any(rare >= _UNKNOWN and word not in reading.words for word, rare in common.items()):
         return None
-    one_case = text in (text.lower(), text.upper())
+    capitals_tell = not in_one_case(text)
     words = plain_words(text)
     own: list[int] = []
     doubtful: list[int] = []
@@ -36,8 +36,7 @@ def names_of_group(text: str, reading: Reading, group: Wordings) -> frozenset[st
         if word.text in common:
             own += [place] if likely >= _POSSIBLY else []
         elif likely >= _NAMED:
-            capital = text[word.start].isupper() and not one_case and not begins_sentence(text, word.start)
-            if capital or any(c.isdigit() for c in word.text):
+            if (capitals_tell and capital_inside(text, word.start)) or any(c.isdigit() for c in word.text):
                 return None
             doubtful.append(place)
     if not own or not doubtful or any(own[0] < place < own[-1] for place in doubtful):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from mome_store.routing.words import begins_sentence
+from mome_store.routing.words import begins_sentence, in_one_case
 
 _MARKS = 3
 _REACH = 5  # tokens that a layer sees at once
@@ -39,7 +39,7 @@ def case_marks(text: str, spans: NDArray[np.int64]) -> torch.Tensor:
     beginning; whether the text has none at all, or nothing else. An encoder that folds case sees none of it.
     """
     marks = np.zeros((len(spans), _MARKS), np.float32)
-    one_case = text in (text.lower(), text.upper())
+    one_case = in_one_case(text)
     for place, (start, end) in enumerate(spans.tolist()):
         if end == start:
             continue

@@ -62,6 +62,16 @@ def begins_sentence(text: str, start: int) -> bool:
     return not before or (before[-1] in ".?!:" and not _INITIAL.search(before))
 
 
+def in_one_case(text: str) -> bool:
+    """Whether capitals tell nothing, as the text has none or nothing else."""
+    return text in (text.lower(), text.upper())
+
+
+def capital_inside(text: str, start: int) -> bool:
+    """Whether the word that starts there has a capital that is not a sentence's."""
+    return text[start].isupper() and not begins_sentence(text, start)
+
+
 def without_names(text: str, words: Sequence[Word], named: Sequence[bool]) -> str:
     """The text with `PLACEHOLDER` in place of each name. named: of each word whether it belongs to a name.
 

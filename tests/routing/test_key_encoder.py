@@ -16,6 +16,7 @@ from mome_store.evaluation.key_store import KeyStore, ungated
 from mome_store.routing import KeyEncoder, SentenceEncoder
 from mome_store.routing import router as router_module
 from mome_store.routing.projector import Projector
+from mome_store.routing.second_look import names_of_group
 from mome_store.routing.trained import TrainedRouter, load_router, router_from_bytes
 from mome_store.store import sqlite_access
 from mome_store.tuning import Fact
@@ -122,6 +123,51 @@ def test_words_that_were_taken_for_a_name_may_ask_at_a_second_look(
         assert answer_of(store, route.group_ids[0][0]) == "0123"
         monkeypatch.setattr(router_module, "names_of_group", lambda *_: None)
         assert not router.route(["anna kowalska telephone digits"]).opened.any()
+
+
+def test_what_is_asked_must_be_nearer_at_the_second_look(
+    store: ExpertStore, encoder: KeyEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words that the tagger took for names and that make a question no likelier stay names."""
+    asked = "phone number of anna kowalska brandt"
+    tags = Projector.tags
+
+    def all_but_what_is_asked(self: Projector, states: Any, *rest: Any) -> Any:
+        own = tags(self, states, *rest)
+        own[4:] = 5.0  # from "anna" on, after [CLS] phone number of
+        return own
+
+    monkeypatch.setattr(Projector, "tags", all_but_what_is_asked)
+    with store.snapshot() as snapshot:
+        router = Router.open(snapshot, encoder=encoder)
+        looks: list[Any] = []
+        monkeypatch.setattr(
+            router_module, "names_of_group", lambda *given: looks.append(names_of_group(*given)) or looks[-1]
+        )
+        assert not router.route([asked]).opened.any()
+        assert looks == [{"anna", "kowalska"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("Where was Ada Brandt-May born?", True),
+        ("Where was Ada Brandt May born?", True),
+        ("where was ada brandt-may born", False),  # no capitals
+        ("Where was Ada Brandt, May born?", False),  # not beside it
+    ],
+)
+def test_a_capital_beside_a_name_makes_a_word_that_may_be_one_a_name(
+    encoder: KeyEncoder, monkeypatch: pytest.MonkeyPatch, text: str, named: bool
+) -> None:
+    """With a tagger that is sure of "Ada Brandt" and not of "May"."""
+    [tokens] = encoder.sentences.encode_tokens([text])
+    pieces = [text[start:end].lower() for start, end in tokens.spans]
+    likely = np.array([{"ada": 5.0, "brandt": 5.0, "may": -1.0}.get(piece, -9.0) for piece in pieces], np.float32)
+    monkeypatch.setattr(Projector, "tags", lambda *_: likely.copy())
+    [reading] = encoder.read([text])
+    assert (reading.words["may"] > 0.9) == named
+    assert reading.words["born"] < 0.1
 
 
 def test_a_query_looks_into_the_catalogue_once_and_the_next_like_it_not_at_all(
