@@ -41,7 +41,7 @@ class NearestGroups:
         if not questions or not self._index.ntotal:
             return Route.shut(len(questions))
         router = self._memory.router
-        queries = np.ascontiguousarray(router.encoder.encode(questions) @ router.w_q.T, np.float32)
+        queries = np.ascontiguousarray(router.encoder.encode(questions), np.float32)
         # So many keys are of at least so many groups.
         looked_at = min(self._count * self._keys_of_a_group, self._index.ntotal)
         scores, rows = self._index.search(queries, looked_at)

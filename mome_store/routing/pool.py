@@ -20,6 +20,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from mome_store._core import inner_products
 from mome_store.errors import DamagedStoreError, SchemaError
 from mome_store.routing.nearest import NearestKeys
 from mome_store.routing.route import Route
@@ -87,9 +88,10 @@ class PoolSelection:
         embedded: float32 [n, dim of the encoder], finite. index: over the experts' keys; k is top_k, or less where the
         pool has fewer experts. The weights of a query add up to 1.
         """
-        query = embedded @ self.w_q.T
+        # not by BLAS, whose threads stay awake for the next product and take the encoder's cores
+        query = inner_products(self.w_q, np.ascontiguousarray(embedded, np.float32))
         query /= np.maximum(np.linalg.norm(query, axis=1, keepdims=True), 1e-12)
-        scores, rows = index.search(np.ascontiguousarray(query, np.float32), min(self.top_k, index.ntotal))
+        scores, rows = index.search(query, min(self.top_k, index.ntotal))
         weights = np.exp((scores - scores[:, :1]) / np.float32(self.temperature))
         return rows, weights / weights.sum(1, keepdims=True), scores
 

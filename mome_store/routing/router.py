@@ -73,8 +73,7 @@ class Candidate:
 class Router:
     """Finds the group for each question in one snapshot. Made by `Router.open`.
 
-    Attributes: `encoder`, `threshold`, `margin`, `top_k`, `w_q` (float32 [key_dim, encoder.dim], the identity: a
-    trained projection is in the encoder), `pool` (a PoolRouter where the store is a pool, else None),
+    Attributes: `encoder`, `threshold`, `margin`, `top_k`, `pool` (a PoolRouter where the store is a pool, else None),
     `index_device` (where the keys are searched).
     """
 
@@ -96,7 +95,6 @@ class Router:
             raise SchemaError(f"the store's keys have {snapshot.key_dim} dimensions, the encoder gives {encoder.dim}")
         self.encoder = encoder
         self.top_k = top_k
-        self.w_q: NDArray[np.float32] = np.eye(snapshot.key_dim, encoder.dim, dtype=np.float32)
         self._asked = {"threshold": threshold, "margin": margin, "false_fire": false_fire}
         self._several = several
         self.index_device = index_device
@@ -146,8 +144,8 @@ class Router:
 
     def refresh(self, snapshot: Snapshot) -> None:
         """Route by `snapshot` from now on: its keys, and its gate where `open` was not told one."""
-        if snapshot.key_dim != self.w_q.shape[0]:
-            raise SchemaError(f"the snapshot's keys have {snapshot.key_dim} dimensions, not {self.w_q.shape[0]}")
+        if snapshot.key_dim != self.encoder.dim:
+            raise SchemaError(f"the snapshot's keys have {snapshot.key_dim} dimensions, not {self.encoder.dim}")
         self._load(snapshot)
 
     def route(self, queries: Sequence[str]) -> Route:
@@ -217,7 +215,7 @@ class Router:
 
     def keys(self, wordings: Sequence[str]) -> NDArray[np.float32]:
         """float32 [n, key_dim]: the keys under which groups with these wordings are stored, and looked up again."""
-        return self._projected(self.encoder.encode(wordings), wordings)
+        return _checked(self.encoder.encode(wordings), wordings)
 
     def score(self, queries: Sequence[str]) -> list[tuple[Candidate, ...]]:
         """For each query the groups among its nearest keys, best first: at least two where the store has two."""
@@ -260,7 +258,7 @@ class Router:
         if not texts:
             return []
         found = []
-        keys = self._projected(keys_of_readings(readings, encoder.dim), texts)
+        keys = _checked(keys_of_readings(readings, encoder.dim), texts)
         for reading, key, candidates in zip(readings, keys, self._nearest(keys, self.top_k), strict=True):
             if not candidates:
                 found.append(_NOBODY)
@@ -316,12 +314,6 @@ class Router:
         keys = np.stack([self._index.reconstruct(int(key)) for key in self._keys_by_group[first:last]])
         words = [encoder.words_with_rarity(text) for text in texts]
         return _Remembered(texts, Wordings.of_keys(keys, words))
-
-    def _projected(self, vectors: NDArray[np.float32], queries: Sequence[str]) -> NDArray[np.float32]:
-        finite = np.isfinite(vectors).all(axis=1)
-        if not finite.all():
-            raise SchemaError(f"the encoder gives no finite vector for {queries[int(finite.argmin())][:60]!r}")
-        return np.ascontiguousarray(vectors @ self.w_q.T, np.float32)
 
     def lead(self, candidates: Sequence[Candidate]) -> float:
         """How clearly the first candidate wins (see the module): infinite without a second one."""
@@ -382,6 +374,14 @@ class Router:
         else:
             self.threshold = float(told.get("threshold", DEFAULT_THRESHOLD))
             self.margin = float(told.get("margin", DEFAULT_MARGIN))
+
+
+def _checked(vectors: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
+    """The vectors [n, dim] of these texts, contiguous. Raises SchemaError where one is not finite."""
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise SchemaError(f"the encoder gives no finite vector for {texts[int(finite.argmin())][:60]!r}")
+    return np.ascontiguousarray(vectors, np.float32)
 
 
 def _has(wordings: Sequence[str], words: Set[str]) -> bool:
