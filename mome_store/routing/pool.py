@@ -88,7 +88,7 @@ class PoolSelection:
         embedded: float32 [n, dim of the encoder], finite. index: over the experts' keys; k is top_k, or less where the
         pool has fewer experts. The weights of a query add up to 1.
         """
-        # not by BLAS, whose threads stay awake for the next product and take the encoder's cores
+        # not by BLAS, which makes the encoder slower (docs/routing.md)
         query = inner_products(self.w_q, np.ascontiguousarray(embedded, np.float32))
         query /= np.maximum(np.linalg.norm(query, axis=1, keepdims=True), 1e-12)
         scores, rows = index.search(query, min(self.top_k, index.ntotal))
