@@ -125,7 +125,7 @@ def test_the_grace_like_editor_says_an_edit_and_is_the_base_model_outside_its_ba
 
 
 def test_a_pool_says_what_it_learnt_and_has_no_gate(bench: Workbench) -> None:
-    longer = replace(bench, settings=replace(bench.settings, trained_facts=2, trained_seconds_per_fact=2.0))
+    longer = replace(bench, settings=replace(bench.settings, trained_facts=2, trained_seconds_per_fact=20.0))
     result = run(longer, "pool")
     assert value(result, "exact_match_seen") == 1 and value(result, "perplexity_change") != 0
     assert "32 experts, 32 for a question" in result.notes and "2 of 2 facts at the bar" in result.notes
