@@ -40,8 +40,7 @@ class NearestGroups:
         """The route of each question; shut where the store holds nothing."""
         if not questions or not self._index.ntotal:
             return Route.shut(len(questions))
-        router = self._memory.router
-        queries = np.ascontiguousarray(router.encoder.encode(questions), np.float32)
+        queries = self._memory.router.keys(questions)
         # So many keys are of at least so many groups.
         looked_at = min(self._count * self._keys_of_a_group, self._index.ntotal)
         scores, rows = self._index.search(queries, looked_at)
