@@ -22,7 +22,6 @@ from mome_store.evaluation.nearest_groups import NearestGroups
 from mome_store.evaluation.supervised import rows_of, train_until
 from mome_store.evaluation.systems.base import Workbench, replies
 from mome_store.evaluation.systems.lora import (
-    LEARNING_RATE,
     attach_lora,
     detach_lora,
     parameters_of,
@@ -64,7 +63,8 @@ class SqlSettings:
     tokens: of a reply.
     shots: training questions in the prompt of a few-shot system.
     first_layer: share of the layers below the first one that experts act on. target_modules, rank: of the experts.
-    experts, top_k, temperature, learning_rate, activation: of the pool.
+    experts, top_k, temperature, activation: of the pool.
+    learning_rate, batch: of Adam, and the questions in a step, for the pool and the LoRA alike.
     nearest: groups that owned mode applies together, with softmax weights at `nearest_temperature`.
     """
 
@@ -77,10 +77,11 @@ class SqlSettings:
     target_modules: tuple[str, ...] = ("mlp.down_proj",)
     rank: int = 8
     experts: int = 16
-    top_k: int = 8
-    temperature: float = 0.1
-    learning_rate: float = 3e-3
+    top_k: int = 16
+    temperature: float = 1.0
     activation: str = "answer"
+    learning_rate: float = 3e-3
+    batch: int = 8
     nearest: int = 4
     nearest_temperature: float = 0.05
 
@@ -88,8 +89,8 @@ class SqlSettings:
         for name, value in vars(self).items():
             if isinstance(value, int | float) and value < 0:
                 raise SchemaError(f"{name} can't be negative, found {value}")
-        if not self.train or not self.test or not self.seconds:
-            raise SchemaError("train, test and seconds must be above 0")
+        if not self.train or not self.test or not self.seconds or not self.batch:
+            raise SchemaError("train, test, seconds and batch must be above 0")
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class FewShotSchema(FewShot):
 
 
 class OneLora(SqlSystem):
-    """One PEFT LoRA on all linear layers, with the parameters of the pool: Adam at 1e-3, batches of 16."""
+    """One PEFT LoRA on all linear layers, with the parameters of the pool, its rate of Adam and its batches."""
 
     name = "lora"
     title = "one LoRA of equal size"
@@ -218,11 +219,12 @@ class OneLora(SqlSystem):
         self.parameters = sum(p.numel() for p in trained)
         run = train_until(
             self._adapted.train(),
-            torch.optim.Adam(trained, lr=LEARNING_RATE),
+            torch.optim.Adam(trained, lr=self.sql.settings.learning_rate),
             rows_of(self.bench.prompts, train),
             self.bench.prompts.pad_token,
             seconds=self.sql.settings.seconds,
             stop_probability=_NEVER,
+            batch_size=self.sql.settings.batch,
             clock=busy_seconds,
             on_step=lambda share: on_progress("training", round(100 * share), 100),
         )
@@ -279,6 +281,7 @@ class PoolMode(_Stored):
             temperature=settings.temperature,
             activation=settings.activation,
             learning_rate=settings.learning_rate,
+            batch_wordings=settings.batch,
         )
         pool = Pool.made(self.bench.sentences, train, pool_settings)
         upper = UpperLayers(memory.model, memory.store.schema, memory.attachment)

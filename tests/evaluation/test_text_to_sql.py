@@ -126,7 +126,7 @@ def test_a_pool_that_trains_long_enough_answers_what_it_was_trained_on(folder: P
 
     model, tokenizer = make_model("llama"), make_tokenizer()
     bench = Workbench(model, tokenizer, Prompts(model, tokenizer), *[HashEncoder()] * 2, tmp_path, EvaluationSettings())
-    settings = SqlSettings(seconds=8.0, rank=4, experts=4, top_k=4, learning_rate=1e-2)
+    settings = SqlSettings(seconds=8.0, rank=4, experts=4, top_k=4, temperature=0.1, learning_rate=1e-2)
     facts = [Fact("one?", "SELECT 1"), Fact("two!", "SELECT 2")]
     system = PoolMode(SqlBench(bench, settings, ""))
     try:

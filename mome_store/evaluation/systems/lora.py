@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from mome_store.store import ExpertSchema
 
-LEARNING_RATE = 1e-3
-"""Of Adam, for every LoRA of the evaluations."""
+_LEARNING_RATE = 1e-3
+"""Of Adam."""
 _BYTES = 2
 """Of a parameter, as an adapter is stored (bf16)."""
 
@@ -41,7 +41,7 @@ class Lora(System):
         self.rank = equal_rank(bench, facts)
         self._adapted = attach_lora(bench.model, self.rank)
         self._parameters = [p for p in self._adapted.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.Adam(self._parameters, lr=LEARNING_RATE)
+        self._optimizer = torch.optim.Adam(self._parameters, lr=_LEARNING_RATE)
         self._met_bar = 0
         self._trainings = 0
 
@@ -76,7 +76,7 @@ class Lora(System):
             stop_probability=(self.bench.tuning or TuningSettings()).stop_probability,
         )
         for group in self._optimizer.param_groups:
-            group["lr"] = LEARNING_RATE
+            group["lr"] = _LEARNING_RATE
         self._trainings += 1
         self._met_bar += run.at_bar
         self._adapted.eval()
