@@ -21,12 +21,7 @@ from mome_store.errors import SchemaError
 from mome_store.evaluation.nearest_groups import NearestGroups
 from mome_store.evaluation.supervised import rows_of, train_until
 from mome_store.evaluation.systems.base import Workbench, replies
-from mome_store.evaluation.systems.lora import (
-    attach_lora,
-    detach_lora,
-    parameters_of,
-    rank_of_size,
-)
+from mome_store.evaluation.systems.lora import attach_lora, detach_lora, parameters_of, rank_of_size
 from mome_store.modeling import MemoryModel
 from mome_store.routing import Route
 from mome_store.store import ExpertSchema, ExpertStore

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mome_store.errors import MomeError
+from mome_store.errors import MomeError, SchemaError
 from mome_store.evaluation import EvaluationSettings, Workbench
 from mome_store.evaluation.sql_execution import SqlChecker
 from mome_store.evaluation.sql_systems import SQL_SYSTEMS, SqlSettings
@@ -134,6 +134,12 @@ def test_a_pool_that_trains_long_enough_answers_what_it_was_trained_on(folder: P
         assert system.ask([fact.question for fact in facts], 16) == [fact.answer for fact in facts]
     finally:
         system.close()
+
+
+@pytest.mark.parametrize("name", ["train", "test", "seconds", "batch"])
+def test_settings_of_nothing_are_refused(name: str) -> None:
+    with pytest.raises(SchemaError, match=rf"{name}.* must be above 0"):
+        SqlSettings(**{name: 0})  # type: ignore[arg-type]
 
 
 def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
