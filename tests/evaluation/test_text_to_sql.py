@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from mome_store.errors import MomeError, SchemaError
 from mome_store.evaluation import EvaluationSettings, Workbench
@@ -134,6 +137,32 @@ def test_a_pool_that_trains_long_enough_answers_what_it_was_trained_on(folder: P
         assert system.ask([fact.question for fact in facts], 16) == [fact.answer for fact in facts]
     finally:
         system.close()
+
+
+def test_the_lora_is_trained_at_the_rate_and_in_the_batches_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    from mome_store.evaluation import supervised
+    from mome_store.evaluation.sql_systems import OneLora, SqlBench
+
+    seen: set[tuple[float, int]] = set()
+    step = supervised.train_step
+
+    def watched(model: Any, optimizer: torch.optim.Optimizer, batch: Sequence[supervised.Row], pad: int) -> float:
+        seen.add((optimizer.defaults["lr"], len(batch)))
+        return step(model, optimizer, batch, pad)
+
+    monkeypatch.setattr(supervised, "train_step", watched)
+    model, tokenizer = make_model("llama"), make_tokenizer()
+    bench = Workbench(model, tokenizer, Prompts(model, tokenizer), *[HashEncoder()] * 2, tmp_path, EvaluationSettings())
+    settings = SqlSettings(seconds=0.5, rank=2, experts=4, top_k=4, learning_rate=0.02, batch=3)
+    system = OneLora(SqlBench(bench, settings, ""))
+    try:
+        system.learn([Fact(f"{n}?", f"SELECT {n}") for n in range(6)], lambda *_: None)
+    finally:
+        system.close()
+    assert seen == {(0.02, 3)}
 
 
 @pytest.mark.parametrize("name", ["train", "test", "seconds", "batch"])
