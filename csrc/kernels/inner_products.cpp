@@ -9,14 +9,15 @@
 
 namespace mome {
 
-void inner_products(std::span<const float> rows, std::span<const float> vectors, int64_t d, std::span<float> products,
-                    Isa isa) {
-    if (d < 1) throw SchemaError("inner products need vectors of one value or more");
-    const auto width = static_cast<size_t>(d);
-    const int64_t n = std::ssize(rows) / d, m = std::ssize(vectors) / d;
-    if (rows.size() % width != 0 || vectors.size() % width != 0 || std::ssize(products) != n * m) {
+void inner_products(std::span<const float> rows, Strided vectors, int64_t d, std::span<float> products, Isa isa) {
+    if (d < 1 || vectors.stride < 1) throw SchemaError("inner products need vectors of one value or more");
+    const int64_t n = std::ssize(rows) / d, room = std::ssize(vectors.values);
+    const int64_t m = room < d ? 0 : (room - d) / vectors.stride + 1;
+    if (std::ssize(rows) != n * d || room != (m == 0 ? 0 : (m - 1) * vectors.stride + d) ||
+        std::ssize(products) != n * m) {
         throw SchemaError("inner products of vectors whose sizes don't fit");
     }
+    const auto vector_at = [&](int64_t q) { return vectors.values.subspan(static_cast<size_t>(q * vectors.stride)); };
     const Kernels kernels = kernels_of(isa);
     const int64_t whole = d / 8 * 8;  // as many values as the kernels take
     std::array<float, kBlockRanks> ones;
@@ -38,13 +39,13 @@ void inner_products(std::span<const float> rows, std::span<const float> vectors,
                              .t = products.data() + vector * n + row,
                              .t_stride = n};
             for (int64_t q = 0; q < work.rows; ++q)
-                work.x[q] = std::as_bytes(vectors.subspan((vector + q) * d)).data();
+                work.x[q] = std::as_bytes(vector_at(vector + q)).data();
             kernels.shrink(work);
         }
     }
     for (int64_t i = whole; i < d; ++i) {
         for (int64_t p = 0; p < n * m; ++p)
-            products[p] += rows[p % n * d + i] * vectors[p / n * d + i];
+            products[p] += rows[p % n * d + i] * vector_at(p / n)[static_cast<size_t>(i)];
     }
 }
 

@@ -2,7 +2,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <cmath>
 #include <optional>
 #include <string>
 #include <utility>
@@ -10,6 +9,7 @@
 
 #include "format/errors.h"
 #include "kernels/apply.h"
+#include "kernels/convolution.h"
 #include "kernels/inner_products.h"
 #include "kernels/read_bandwidth.h"
 #include "python/bindings.h"
@@ -28,6 +28,10 @@ Isa isa_named(const std::string& name) {
     throw SchemaError("this machine does not run the instruction set " + name);
 }
 
+Isa chosen_isa(const std::optional<std::string>& isa) {
+    return isa ? isa_named(*isa) : best_isa();
+}
+
 void apply(const RoutedRows& rows, py::handle y, py::handle x, int64_t a_offset, int64_t b_offset, float alpha,
            int weight_dtype, bool accumulate, int threads, const std::optional<std::string>& isa) {
     const ApplyArguments arguments{.y = matrix(y, "y"),
@@ -39,7 +43,7 @@ void apply(const RoutedRows& rows, py::handle y, py::handle x, int64_t a_offset,
                                    .weight_dtype = dtype_with_code(weight_dtype),
                                    .accumulate = accumulate,
                                    .threads = threads};
-    const Isa chosen = isa ? isa_named(*isa) : best_isa();
+    const Isa chosen = chosen_isa(isa);
     const py::gil_scoped_release release;
     apply_experts(arguments, chosen);
 }
@@ -54,19 +58,45 @@ void apply_tables(py::handle y, py::handle x, py::handle row_index, py::handle r
 
 using Vectors = py::array_t<float, py::array::c_style>;
 
+std::span<const float> values_of(const Vectors& array) {
+    return {array.data(), static_cast<size_t>(array.size())};
+}
+
+std::span<float> writable(Vectors& array) {
+    return {array.mutable_data(), static_cast<size_t>(array.size())};
+}
+
 Vectors products(const Vectors& rows, const Vectors& vectors, const std::optional<std::string>& isa) {
     if (rows.ndim() != 2 || vectors.ndim() != 2 || rows.shape(1) != vectors.shape(1)) {
         throw SchemaError("inner products need rows [n, d] and vectors [m, d]");
     }
     Vectors found({vectors.shape(0), rows.shape(0)});
-    const auto values = [](const Vectors& array) { return std::span(array.data(), static_cast<size_t>(array.size())); };
-    const std::span<const float> all = values(rows), few = values(vectors);
-    const std::span<float> result(found.mutable_data(), static_cast<size_t>(found.size()));
     const int64_t d = rows.shape(1);
-    const Isa chosen = isa ? isa_named(*isa) : best_isa();
+    const std::span<const float> all = values_of(rows);
+    const Strided few{.values = values_of(vectors), .stride = d};
+    const std::span<float> result = writable(found);
+    const Isa chosen = chosen_isa(isa);
     {
         const py::gil_scoped_release release;
         inner_products(all, few, d, result, chosen);
+    }
+    return found;
+}
+
+Vectors convolved(const Vectors& inputs, const Vectors& weights, const Vectors& bias, bool gelu,
+                  const std::optional<std::string>& isa) {
+    if (inputs.ndim() != 2 || weights.ndim() != 3 || bias.ndim() != 1 || inputs.shape(1) != weights.shape(2) ||
+        weights.shape(0) != bias.shape(0)) {
+        throw SchemaError("a convolution needs inputs [t, width], weights [o, reach, width] and bias [o]");
+    }
+    Vectors found({inputs.shape(0), bias.shape(0)});
+    const int64_t width = inputs.shape(1);
+    const std::span<const float> tokens = values_of(inputs), filters = values_of(weights), added = values_of(bias);
+    const std::span<float> result = writable(found);
+    const Isa chosen = chosen_isa(isa);
+    {
+        const py::gil_scoped_release release;
+        convolve(tokens, width, filters, added, gelu, result, chosen);
     }
     return found;
 }
@@ -105,8 +135,10 @@ void bind_kernels(py::module_& module) {
     module.def("inner_products", &products, py::arg("rows").noconvert(), py::arg("vectors").noconvert(),
                py::arg("isa") = py::none(),
                "float32 [m, n]: of vectors [m, d] with rows [n, d]; see csrc/kernels/inner_products.h.");
-    module.def("erf", py::vectorize([](float x) { return std::erf(x); }), py::arg("x"),
-               "The error function of each element, float32; on the calling thread.");
+    module.def(
+        "convolution", &convolved, py::arg("inputs").noconvert(), py::arg("weights").noconvert(),
+        py::arg("bias").noconvert(), py::arg("gelu"), py::arg("isa") = py::none(),
+        "float32 [t, o]: inputs [t, width], weights [o, reach, width], bias [o]; see csrc/kernels/convolution.h.");
     module.def("available_isas", [] {
         std::vector<std::string> found;
         for (const Isa isa : available_isas())

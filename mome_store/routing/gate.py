@@ -21,10 +21,12 @@ What the features rest on:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,14 +175,15 @@ class StoredWordings:
         return cls(blocks[kept, 0], relation, _distinct(blocks[known, 1], relation[stands_for[known]], groups[known]))
 
     def asking_the_same(self, alike: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """bool [n] each: which of them ask what a group asks, and which are sure not to. alike: float32 [n, k], their
-        cosines with the group's wordings.
+        """bool [groups, n] each: which of them ask what a group asks, and which are sure not to. alike: float32
+        [groups, n], each one's cosine with the nearest of the group's wordings.
         """
-        same = np.zeros(len(self.distinct), np.bool_)
-        same[self.relation[(alike >= _SAME_WORDING).any(axis=1)]] = True
-        own = same[self.relation]
-        apart = np.logical_or.reduce(self.distinct[same], axis=0)
-        return own, apart[self.relation] & ~own
+        same = np.zeros((len(alike), len(self.distinct)), np.bool_)
+        group, wording = np.nonzero(alike >= _SAME_WORDING)
+        same[group, self.relation[wording]] = True
+        own = same.take(self.relation, axis=1)
+        apart = np.stack([np.logical_or.reduce(self.distinct[each], axis=0) for each in same])
+        return own, apart.take(self.relation, axis=1) & ~own
 
 
 def _joined(wordings: NDArray[np.int64], groups: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -224,80 +227,127 @@ def _distinct(entities: Floats, relation: NDArray[np.int64], groups: NDArray[np.
 def features(query: Reading, candidates: Sequence[Wordings], around: Surroundings) -> Floats:
     """float32 [len(candidates), len(FEATURES)]. The candidates are those of one query: each is the others' rival."""
     background = around.background
-    similar = [np.einsum("nbw,bw->nb", each.blocks, query.blocks) for each in candidates]  # [n, 3] each
-    places = [int(each[:, 0].argmax()) for each in similar]
-    nearest_keys = [each.blocks[place, 0] for each, place in zip(candidates, places, strict=True)]
-    near = inner_products(around.relations, np.stack([query.blocks[0], *nearest_keys]))
-    (asked, *others), (stored, *_) = np.split(near, [len(background.vectors)], axis=1)
-    own_relations = np.concatenate([each.blocks[:, 0] for each in candidates])
-    ends = np.cumsum([len(each.blocks) for each in candidates])
-    stored_alike = np.split(inner_products(around.stored.blocks, own_relations).T, ends[:-1], axis=1)
-    totals = [float(each.sum(axis=1).max()) for each in similar]
+    blocks = np.concatenate([each.blocks for each in candidates])  # of all their wordings, n
+    counts = [len(each.blocks) for each in candidates]
+    starts = np.cumsum([0, *counts[:-1]])
+    alike = np.einsum("nbw,bw->nb", blocks, query.blocks)
+    totals = alike.sum(axis=1)
+    nearest, best = (_first_of_highest(each, starts.tolist(), counts) for each in (alike[:, 0], totals))
+    relation = alike[nearest, 0]
+    relations = np.ascontiguousarray(blocks[:, 0])
+    near = inner_products(around.relations, np.concatenate([query.blocks[:1], relations[nearest]]))
+    (asked, *_), (stored, *_) = np.split(near, [len(background.vectors)], axis=1)
+    distance = np.maximum(1 - near[1:, : len(asked)], _NO_DISTANCE)
+    stored_alike = inner_products(around.stored.blocks, relations)
+    closest = np.maximum.reduceat(stored_alike, starts, axis=0)
+    about = _about(query, candidates, background, asked, relations, starts)
     found = [_names_found(query, each) for each in candidates]
-    rows = np.zeros((len(candidates), len(FEATURES)), np.float32)
-    for i, (candidate, alike) in enumerate(zip(candidates, similar, strict=True)):
-        relation = alike[places[i], 0]
-        distance = np.maximum(1 - others[i], _NO_DISTANCE)
-        rare = _rare_word_asked(query, candidate), _own_rare_word_not_asked(query, candidate)
-        rivals = [j for j in range(len(candidates)) if j != i]
-        rival = max(rivals, key=lambda j: totals[j], default=None)
-        rows[i] = (
-            relation,
-            alike[:, 0].mean(),
-            alike[:, 1].max(),
-            alike[:, 2].max(),
-            relation - asked.max(),
-            ((relation - asked) / distance).min(),
-            *_stored_relations(places[i], relation, around.stored, stored, stored_alike[i]),
-            found[i],
-            _name_missing(query, candidate),
-            _other_word_asked(query, candidate, background, asked),
-            _own_word_not_asked(query, candidate, background, asked),
-            _own_words_found(query, candidate),
-            *rare,
-            min(rare),
-            1.0 if rival is None else _lead(query, candidate, alike, candidates[rival], similar[rival]),
-            max((found[j] for j in rivals), default=0.0) - found[i],
-            np.log(len(candidate.blocks)),
-            np.log1p(len(query.words)),
-        )
-    return rows
+    rare = [_rare_word_asked(query, each) for each in candidates]
+    own_rare = [_own_rare_word_not_asked(query, each) for each in candidates]
+    columns = (
+        relation,
+        np.add.reduceat(alike[:, 0], starts) / counts,
+        np.maximum.reduceat(alike[:, 1], starts),
+        np.maximum.reduceat(alike[:, 2], starts),
+        relation - asked.max(),
+        ((relation[:, None] - asked) / distance).min(axis=1),
+        *_stored_relations(relation, around.stored, stored, stored_alike[nearest], closest),
+        found,
+        [_name_missing(query, each) for each in candidates],
+        [_other_word_asked(query, each, words) for each, words in zip(candidates, about, strict=True)],
+        [_own_word_not_asked(query, each, words) for each, words in zip(candidates, about, strict=True)],
+        [_own_words_found(query, each) for each in candidates],
+        rare,
+        own_rare,
+        [min(pair) for pair in zip(rare, own_rare, strict=True)],
+        _leads(blocks[best], totals[best]),
+        [max((other for j, other in enumerate(found) if j != i), default=0.0) - own for i, own in enumerate(found)],
+        np.log(counts),
+        [math.log1p(len(query.words))] * len(candidates),
+    )
+    return np.ascontiguousarray(np.array(columns, np.float32).T)
 
 
-def _stored_relations(nearest: int, relation: float, wordings: StoredWordings, stored: Floats, alike: Floats) -> Floats:
-    """How much nearer the query is to the group's relation than to the store's others: by likeness, by what groups
-    join, and as a share of the way; and how many wordings there are, as a logarithm.
+def _first_of_highest(values: Floats, starts: Sequence[int], counts: Sequence[int]) -> list[int]:
+    """Of each candidate, whose values are `counts` from `starts` on, where its highest one is."""
+    numbers = values.tolist()
+    return [
+        max(range(start, start + count), key=numbers.__getitem__) for start, count in zip(starts, counts, strict=True)
+    ]
 
-    nearest: the group's wording that is most like the query, by `relation`. stored: how like the query the store's
-    wordings are, float32 [n]; alike: and the group's, [n, k].
+
+def _stored_relations(
+    relation: Floats, wordings: StoredWordings, stored: Floats, alike: Floats, closest: Floats
+) -> tuple[NDArray[Any], ...]:
+    """How much nearer the query is to a group's relation than to the store's others: by likeness, by what groups
+    join, and as a share of the way; and how many wordings there are, as a logarithm. Each of c groups: [c].
+
+    relation: float32 [c], how like the query the nearest wording of each group is. stored: and the store's, float32
+    [n]; alike: how like the nearest wording they are, [c, n]; closest: and the group's wording that they are most like.
 
     Wordings close to the group's own count as its own for the first, so that others' wordings of it speak for the
     group; for the second those that groups join to its own. The share of the way tells close ones apart. They are 0
     where there is nothing to compare with. Likeness and share of the way come once more for those relations only that
     are sure to differ from the group's, and are at their greatest where there is none.
     """
-    away = np.maximum(1 - alike[:, nearest], _NO_DISTANCE)
-    lead = np.clip((relation - stored) / away, -1, 1)
-    close = alike.max(axis=1) > _OWN_RELATION
-    own, distinct = wordings.asking_the_same(alike)
-    nothing = len(stored) < 2
-    return np.array(
-        [
-            0.0 if close.all() else _nearer(relation, stored, close, ~close),
-            0.0 if own.all() else _nearer(relation, stored, own, ~own),
-            0.0 if nothing else lead.min(),
-            _nearer(relation, stored, own, distinct),
-            lead[distinct].min(initial=1.0),
-            np.log1p(len(stored)),
-        ],
-        np.float32,
+    lead = np.clip((relation[:, None] - stored) / np.maximum(1 - alike, _NO_DISTANCE), -1, 1)
+    close = closest > _OWN_RELATION
+    own, distinct = wordings.asking_the_same(closest)
+    return (
+        np.where(close.all(axis=1), 0, _nearer(relation, stored, close, ~close)),
+        np.where(own.all(axis=1), 0, _nearer(relation, stored, own, ~own)),
+        np.zeros(len(lead)) if len(stored) < 2 else lead.min(axis=1),
+        _nearer(relation, stored, own, distinct),
+        np.where(distinct, lead, 1).min(axis=1),
+        np.full(len(lead), np.log1p(len(stored))),
     )
 
 
-def _nearer(relation: float, stored: Floats, own: NDArray[np.bool_], others: NDArray[np.bool_]) -> float:
-    """How much nearer the query is to the store's relations that are the group's `own` than to the `others`."""
-    nearest_own = max(relation, float(stored[own].max(initial=-1.0)))
-    return min(nearest_own - float(stored[others].max(initial=-1.0)), _FAR)
+def _nearer(relation: Floats, stored: Floats, own: NDArray[np.bool_], others: NDArray[np.bool_]) -> Floats:
+    """[c]: how much nearer the query is to those of the store's relations that are a group's `own` [c, n] than to
+    `others`.
+    """
+    nearest_own = np.maximum(relation, np.where(own, stored, -1).max(axis=1))
+    return np.asarray(np.minimum(nearest_own - np.where(others, stored, -1).max(axis=1), _FAR))
+
+
+def _leads(keys: Floats, totals: Floats) -> Floats:
+    """[c]: where the query lies between the rival's nearest key (0) and a candidate's own (1), clipped to -1 .. 2; 1
+    without a rival. keys: float32 [c, 3, width], each candidate's nearest; totals: [c], how like the query they are.
+    """
+    if len(keys) < 2:
+        return np.ones(len(keys), np.float32)
+    first, second = np.argsort(-totals, kind="stable")[:2]
+    rivals = np.full(len(keys), first)
+    rivals[first] = second
+    distance = np.einsum("nbw,nbw->n", keys, keys - keys[rivals])
+    return np.asarray(np.clip((totals - totals[rivals]) / np.maximum(distance, _NO_DISTANCE), -1, 2))
+
+
+def _about(
+    query: Reading,
+    candidates: Sequence[Wordings],
+    background: Background,
+    asked: Floats,
+    relations: Floats,
+    starts: NDArray[np.int64],
+) -> list[dict[str, float]]:
+    """Of each candidate: how much more the query is about a word of the background than the group, in one of its
+    wordings, for words that the query or any candidate has.
+
+    asked: float32 [words], how much the query is about each. relations: float32 [n, width], of all wordings, each
+    candidate's from `starts` on.
+    """
+    words = [
+        word
+        for word in dict.fromkeys((*query.words, *(word for each in candidates for word in each.common or ())))
+        if word in background.place
+    ]
+    if not words:
+        return [{} for _ in candidates]
+    places = [background.place[word] for word in words]
+    groups = np.maximum.reduceat(inner_products(background.vectors[places], relations), starts, axis=0)
+    return [dict(zip(words, each, strict=True)) for each in (asked[places] - groups).tolist()]
 
 
 def _names_found(query: Reading, candidate: Wordings) -> float:
@@ -320,33 +370,22 @@ def _name_missing(query: Reading, candidate: Wordings) -> float:
     return max((query.words[word] for word in missing), default=0.0)
 
 
-def _other_word_asked(query: Reading, candidate: Wordings, background: Background, asked: Floats) -> float:
+def _other_word_asked(query: Reading, candidate: Wordings, about: Mapping[str, float]) -> float:
     """How much more the query than the group is about one of the query's words that the group does not have."""
     if candidate.words is None:
         return 0.0
-    found = [
-        (background.place[word], 1 - p)
-        for word, p in query.words.items()
-        if word in background.place and word not in candidate.words
-    ]
-    if not found:
-        return 0.0
-    places, shares = (np.array(each) for each in zip(*found, strict=True))
-    return float((shares * (asked[places] - _about(candidate, background, places))).max())
+    return max(
+        ((1 - p) * about[word] for word, p in query.words.items() if word in about and word not in candidate.words),
+        default=0.0,
+    )
 
 
-def _own_word_not_asked(query: Reading, candidate: Wordings, background: Background, asked: Floats) -> float:
+def _own_word_not_asked(query: Reading, candidate: Wordings, about: Mapping[str, float]) -> float:
     """How much more the group than the query is about one of the group's words that the query does not have."""
-    words = [word for word in candidate.common or () if word in background.place and word not in query.words]
-    if not words:
-        return 0.0
-    places = np.array([background.place[word] for word in words])
-    return float((_about(candidate, background, places) - asked[places]).max())
-
-
-def _about(candidate: Wordings, background: Background, places: NDArray[np.int64]) -> Floats:
-    """float32 [n]: how much a group, in one of its wordings, is about these words of the background."""
-    return np.asarray((background.vectors[places] @ candidate.blocks[:, 0].T).max(axis=1))
+    return max(
+        (-about[word] for word in candidate.common or () if word in about and word not in query.words),
+        default=0.0,
+    )
 
 
 def _own_words_found(query: Reading, candidate: Wordings) -> float:
@@ -367,14 +406,6 @@ def _rare_word_asked(query: Reading, candidate: Wordings) -> float:
 def _own_rare_word_not_asked(query: Reading, candidate: Wordings) -> float:
     """How rare the rarest word is that all wordings of the group have and the query does not."""
     return max((rare for word, rare in (candidate.common or {}).items() if word not in query.words), default=0.0)
-
-
-def _lead(query: Reading, winner: Wordings, alike: Floats, rival: Wordings, rival_alike: Floats) -> float:
-    """Where the query lies between the rival's nearest key (0) and the winner's (1), clipped to -1 .. 2."""
-    own, other = int(alike.sum(axis=1).argmax()), int(rival_alike.sum(axis=1).argmax())
-    key, rival_key = winner.blocks[own], rival.blocks[other]
-    distance = max(float((key * (key - rival_key)).sum()), _NO_DISTANCE)
-    return float(np.clip((alike[own].sum() - rival_alike[other].sum()) / distance, -1, 2))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """The index over a store's keys: exact where that is fast enough, a search in two stages beyond.
 
-Up to `EXACT_KEYS` keys every one is compared with every query. Beyond, each of m keys lies in one of about sqrt(m)
+Up to `EXACT_KEYS` keys every one is compared with every query. Beyond, each of m keys lies in one of about 2 sqrt(m)
 lists as a code of 2 bits a dimension (product quantisation: 4 bits for each two dimensions), and a search has two
 stages:
 
@@ -114,7 +114,7 @@ def build_index(keys: Floats) -> KeyIndex:
     m, dim = keys.shape
     if m <= EXACT_KEYS:
         return _exact_index(keys)
-    lists = math.isqrt(m)
+    lists = 2 * math.isqrt(m)
     codes = faiss.IndexIVFPQFastScan(
         faiss.IndexFlatIP(dim), dim, lists, dim // math.gcd(dim, 2), 4, faiss.METRIC_INNER_PRODUCT
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -97,16 +98,17 @@ def read_states(
     `KeyEncoder.read` has it.
     """
     seen = [(each.states.numpy(), each.spans[:, 1] > each.spans[:, 0]) for each in states]
+    spans = [each.spans.tolist() for each in states]
     tags = [
         projector.tags(own, case_marks(text, each.spans).numpy(), shown)
         for text, each, (own, shown) in zip(texts, states, seen, strict=True)
     ]
-    for i, (text, each, logits) in enumerate(zip(texts, states, tags, strict=True)):
+    for i, (text, places, logits) in enumerate(zip(texts, spans, tags, strict=True)):
         if names is None:
-            _join_names(text, each.spans, logits)
+            _join_names(text, places, logits)
         else:
-            _keep_names(text, each.spans, logits, names[i])
-    named = [_NamedTokens.of_tags(each.spans, own) for each, own in zip(states, tags, strict=True)]
+            _keep_names(text, places, logits, names[i])
+    named = [_NamedTokens.of_tags(places, own) for places, own in zip(spans, tags, strict=True)]
     unnamed = encode_once(sentences, [_unnamed(text, tokens) for text, tokens in zip(texts, named, strict=True)])
     readings: list[Reading] = []
     for text, (own, shown), logits, tokens, rest in zip(texts, seen, tags, named, unnamed, strict=True):
@@ -116,13 +118,14 @@ def read_states(
     return readings
 
 
-def _join_names(text: str, spans: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
+def _join_names(text: str, spans: Sequence[Sequence[int]], logits: NDArray[np.float32]) -> None:
     """A word that may be a name becomes one where it has a capital and stands beside such a name: "Ada Brandt-May"."""
     if in_one_case(text):
         return
     words = [word for word in plain_words(text) if text[word.start].isupper()]
     tokens = [_tokens_of(word, spans) for word in words]
-    tagged = [float(logits[own].mean()) if own.any() else _NO_NAME for own in tokens]
+    values = logits.tolist()
+    tagged = [fmean(values[i] for i in own) if own else _NO_NAME for own in tokens]
     for one, other in [*pairwise(range(len(words))), *pairwise(reversed(range(len(words))))]:
         first, second = sorted((words[one], words[other]), key=lambda word: word.start)
         possible = tagged[one] > 0 and _MAY_NAME <= tagged[other] < tagged[one]
@@ -131,18 +134,18 @@ def _join_names(text: str, spans: NDArray[np.int64], logits: NDArray[np.float32]
             logits[tokens[other]] = tagged[one]
 
 
-def _keep_names(text: str, spans: NDArray[np.int64], logits: NDArray[np.float32], names: Set[str]) -> None:
+def _keep_names(text: str, spans: Sequence[Sequence[int]], logits: NDArray[np.float32], names: Set[str]) -> None:
     """No token names anything but those of these words."""
     kept = np.zeros(len(spans), np.bool_)
     for word in plain_words(text):
         if word.text in names:
-            kept |= _tokens_of(word, spans)
+            kept[_tokens_of(word, spans)] = True
     logits[~kept] = _NO_NAME
 
 
-def _tokens_of(word: Word, spans: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """bool [t]: which of the tokens that stand on `spans` [t, 2] are of the word."""
-    return np.asarray((spans[:, 0] >= word.start) & (spans[:, 1] <= word.end) & (spans[:, 1] > spans[:, 0]))
+def _tokens_of(word: Word, spans: Sequence[Sequence[int]]) -> list[int]:
+    """Which of the tokens that stand on `spans` [t, 2] are of the word."""
+    return [i for i, (start, end) in enumerate(spans) if word.start <= start < end <= word.end]
 
 
 @dataclass(frozen=True)
@@ -152,11 +155,11 @@ class _NamedTokens:
     tokens: tuple[tuple[int, int, float], ...]
 
     @classmethod
-    def of_tags(cls, spans: NDArray[np.int64], tags: NDArray[np.float32]) -> _NamedTokens:
-        """spans: int64 [t, 2]; tags: logits float32 [t]."""
+    def of_tags(cls, spans: Sequence[Sequence[int]], tags: NDArray[np.float32]) -> _NamedTokens:
+        """spans: [t, 2]; tags: logits float32 [t]."""
         likely = np.exp(-np.logaddexp(0, -tags))  # the logistic function, which can't overflow so
-        tokens = zip(*spans.T.tolist(), likely.tolist(), strict=True)
-        return cls(tuple((start, end, p) for start, end, p in tokens if end > start))
+        tokens = zip(spans, likely.tolist(), strict=True)
+        return cls(tuple((start, end, p) for (start, end), p in tokens if end > start))
 
     def likely_name(self, word: Word) -> float:
         """The mean over the word's tokens."""

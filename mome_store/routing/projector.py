@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mome_store._core import erf, inner_products
+from mome_store._core import convolution, inner_products
 from mome_store.routing.projection import MASKED, Projection
 
 Floats = NDArray[np.float32]
@@ -35,10 +35,10 @@ class Projector:
         """float32 [t]: the tagger's logits for a text's states [t, dim] and `case_marks` [t, 3]. shown: bool [t], which
         tokens stand for characters.
         """
-        hidden = np.concatenate((states, marks), axis=1)
-        for layer in (self._first, self._second):
-            hidden = _gelu(layer(hidden * shown[:, None]))
-        return np.asarray(self._output(hidden)[:, 0])
+        seen = shown[:, None]
+        hidden = self._first(np.concatenate((states, marks), axis=1) * seen, gelu=True)
+        hidden = self._second(hidden * seen, gelu=True)
+        return self._output(hidden, gelu=False)[:, 0]
 
     def blocks(self, states: Floats, shown: NDArray[np.bool_], tags: Floats, unnamed: Floats) -> Floats:
         """float32 [3, width]: the blocks of a text. tags: [t], of its states [t, dim]. unnamed: float32 [dim], what the
@@ -67,21 +67,13 @@ class _Linear:
 
 class _Convolution:
     def __init__(self, layer: nn.Conv1d) -> None:
-        self._reach = layer.kernel_size[0]
-        self._linear = _Linear(layer.weight.transpose(1, 2).flatten(1), layer.bias)
+        assert layer.bias is not None
+        self._weights = np.array(layer.weight.detach().transpose(1, 2).numpy(), np.float32, order="C")
+        self._bias = np.array(layer.bias.detach().numpy(), np.float32)
 
-    def __call__(self, inputs: Floats) -> Floats:
-        """float32 [t, out] of [t, in]."""
-        count, width = inputs.shape
-        margin = self._reach // 2
-        padded = np.zeros((count + 2 * margin, width), np.float32)
-        padded[margin : margin + count] = inputs
-        windows = np.lib.stride_tricks.sliding_window_view(padded.ravel(), self._reach * width)
-        return self._linear(windows[::width])
-
-
-def _gelu(values: Floats) -> Floats:
-    return values * np.float32(0.5) * (1 + erf(values * np.float32(0.5**0.5)))
+    def __call__(self, inputs: Floats, gelu: bool) -> Floats:
+        """float32 [t, out] of [t, in], with the GELU after it or without."""
+        return convolution(inputs, self._weights, self._bias, gelu)
 
 
 def _unit(vector: Floats) -> Floats:

@@ -65,9 +65,10 @@ def open_writer(path: Path, create: bool = False) -> sqlite3.Connection:
 
 def read(path: Path, query: Callable[[sqlite3.Connection], T]) -> T:
     """`query`'s result, from one consistent state of the catalogue at `path`. `query` may be called several times."""
-    failure: MomeError = ReadError(path, 0, errno.EAGAIN)
+    failure: MomeError | None = None
     for attempt in range(_ATTEMPTS):
-        time.sleep(attempt * _PAUSE_SECONDS)
+        if attempt:
+            time.sleep(attempt * _PAUSE_SECONDS)
         before = _state(path)
         try:
             result = _read_once(path, before, query)
@@ -79,7 +80,7 @@ def read(path: Path, query: Callable[[sqlite3.Connection], T]) -> T:
             continue
         if before.shared or _state(path) == before:
             return result
-    raise failure
+    raise failure or ReadError(path, 0, errno.EAGAIN)
 
 
 @contextmanager
@@ -106,7 +107,7 @@ class _State:
 
 def _state(path: Path) -> _State:
     try:
-        database, wal, shared = (_stat(path.with_name(path.name + suffix)) for suffix in ("", "-wal", "-shm"))
+        database, wal, shared = (_stat(f"{path}{suffix}") for suffix in ("", "-wal", "-shm"))
     except OSError as error:
         raise ReadError(path, 0, error.errno or errno.EIO) from error
     if database is None:
@@ -114,9 +115,9 @@ def _state(path: Path) -> _State:
     return _State(database, wal, shared is not None)
 
 
-def _stat(path: Path) -> tuple[int, int, int] | None:
+def _stat(path: str) -> tuple[int, int, int] | None:
     try:
-        status = path.stat()
+        status = os.stat(path)
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -12,6 +12,7 @@
 #include "format/errors.h"
 #include "kernel_problem.h"
 #include "kernels/apply.h"
+#include "kernels/convolution.h"
 #include "kernels/inner_products.h"
 #include "kernels/read_bandwidth.h"
 
@@ -161,7 +162,7 @@ TEST("inner products: rows and vectors that fill no block, values that fill no v
     const Values rows(kRows * kValues, DType::float32, random), vectors(kVectors * kValues, DType::float32, random);
     std::vector<float> products(kRows * kVectors);
     for (const Isa isa : available_isas()) {
-        inner_products(rows.numbers, vectors.numbers, kValues, products, isa);
+        inner_products(rows.numbers, {.values = vectors.numbers, .stride = kValues}, kValues, products, isa);
         for (int64_t p = 0; p < kRows * kVectors; ++p) {
             double expected = 0;
             for (int64_t i = 0; i < kValues; ++i) {
@@ -171,10 +172,48 @@ TEST("inner products: rows and vectors that fill no block, values that fill no v
             CHECK(std::abs(products[static_cast<size_t>(p)] - expected) < 1e-4);
         }
     }
-    CHECK_THROWS(SchemaError, inner_products(rows.numbers, vectors.numbers, kValues + 1, products, best_isa()));
-    CHECK_THROWS(SchemaError, inner_products(rows.numbers, vectors.numbers, 0, products, best_isa()));
+    const auto refused = [&](int64_t values) {
+        const Strided all{.values = vectors.numbers, .stride = values};
+        CHECK_THROWS(SchemaError, inner_products(rows.numbers, all, values, products, best_isa()));
+    };
+    refused(kValues + 1);
+    refused(0);
     products.pop_back();
-    CHECK_THROWS(SchemaError, inner_products(rows.numbers, vectors.numbers, kValues, products, best_isa()));
+    refused(kValues);
+}
+
+TEST("inner products of vectors that overlap are those of the vectors apart") {
+    std::mt19937 random(4);
+    constexpr int64_t kRows = 5, kVectors = 4, kValues = 21, kStride = 7;
+    const Values rows(kRows * kValues, DType::float32, random);
+    const Values line((kVectors - 1) * kStride + kValues, DType::float32, random);
+    std::vector<float> apart, expected(kRows * kVectors), products(kRows * kVectors);
+    for (int64_t q = 0; q < kVectors; ++q)
+        apart.insert(apart.end(), line.numbers.begin() + q * kStride, line.numbers.begin() + q * kStride + kValues);
+    for (const Isa isa : available_isas()) {
+        inner_products(rows.numbers, {.values = apart, .stride = kValues}, kValues, expected, isa);
+        inner_products(rows.numbers, {.values = line.numbers, .stride = kStride}, kValues, products, isa);
+        CHECK(same_bits(products, expected));
+    }
+    const auto refused = [&](size_t values, int64_t stride) {
+        const Strided vectors{.values = std::span(line.numbers).first(values), .stride = stride};
+        CHECK_THROWS(SchemaError, inner_products(rows.numbers, vectors, kValues, products, best_isa()));
+    };
+    refused(line.numbers.size() - 1, kStride);
+    refused(line.numbers.size(), 0);
+}
+
+TEST("a convolution reaches over the ends of a text, and has the GELU after it") {
+    // Two tokens of one value, a filter of three: 1, 10 and 100 times the token before, itself and the one after.
+    const std::vector<float> inputs{1, 2}, weights{1, 10, 100}, bias{-210};
+    std::vector<float> outputs(2);
+    convolve(inputs, 1, weights, bias, false, outputs, best_isa());
+    CHECK(outputs[0] == 0 && outputs[1] == -189);
+    convolve(inputs, 1, weights, std::vector<float>{-209}, true, outputs, best_isa());
+    CHECK(std::abs(outputs[0] - 0.841345F) < 1e-6F && outputs[1] == 0);
+    CHECK_THROWS(SchemaError, convolve(inputs, 1, std::span(weights).first(2), bias, false, outputs, best_isa()));
+    CHECK_THROWS(SchemaError, convolve(inputs, 0, weights, bias, false, outputs, best_isa()));
+    CHECK_THROWS(SchemaError, convolve(inputs, 1, weights, bias, false, std::span(outputs).first(1), best_isa()));
 }
 
 TEST("read bandwidth is that of all of the memory") {

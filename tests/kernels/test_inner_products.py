@@ -1,15 +1,19 @@
-"""Inner products on one thread: every instruction set against numpy, and arguments that don't fit."""
+"""Inner products and convolutions on one thread: every instruction set against numpy and torch, and arguments that
+don't fit.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mome_store import SchemaError, _core
 
 SIZE = st.integers(0, 70)
+SOME = st.integers(1, 70)
 
 
 @pytest.mark.parametrize("isa", _core.available_isas())
@@ -44,6 +48,24 @@ def test_nothing_is_converted_behind_the_callers_back() -> None:
             _core.inner_products(rows, rows)
 
 
-def test_the_error_function_is_that_of_each_element() -> None:
-    values = np.array([[0, 0.5], [-1, np.inf]], np.float32)
-    assert _core.erf(values) == pytest.approx(np.array([[0, 0.5204999], [-0.8427008, 1]], np.float32), abs=1e-6)
+@pytest.mark.parametrize("isa", _core.available_isas())
+@settings(max_examples=30, deadline=None)
+@given(t=st.integers(0, 9), width=SOME, out=SOME, margin=st.integers(0, 3), gelu=st.booleans())
+def test_a_convolution_is_that_of_torch(isa: str, t: int, width: int, out: int, margin: int, gelu: bool) -> None:
+    chance = torch.Generator().manual_seed(t)
+    layer = torch.nn.Conv1d(width, out, 2 * margin + 1, padding=margin).requires_grad_(False)
+    layer.weight.copy_(torch.randn(layer.weight.shape, generator=chance))
+    inputs = torch.randn(t, width, generator=chance)
+    expected = layer(inputs.T[None])[0].T if t else torch.zeros(0, out)
+    weights = np.ascontiguousarray(layer.weight.transpose(1, 2).numpy())
+    found = _core.convolution(inputs.numpy(), weights, layer.bias.numpy(), gelu, isa=isa)
+    assert found.shape == (t, out)
+    assert found == pytest.approx((torch.nn.functional.gelu(expected) if gelu else expected).numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "shapes", [((4, 3), (2, 3, 4), (2,)), ((4, 3), (2, 3, 3), (3,)), ((4, 3), (2, 2, 3), (2,)), ((4,), (2, 3, 3), (2,))]
+)
+def test_a_convolution_of_arrays_that_do_not_fit_is_refused(shapes: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(SchemaError, match="convolution"):
+        _core.convolution(*(np.zeros(shape, np.float32) for shape in shapes), False)

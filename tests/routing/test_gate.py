@@ -122,7 +122,8 @@ def keys(*relations: np.ndarray) -> np.ndarray:
 
 
 def asking_the_same(stored: StoredWordings, relation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return stored.asking_the_same(stored.blocks @ keys(relation)[:, 0].T)
+    own, distinct = stored.asking_the_same(keys(relation)[:, 0] @ stored.blocks.T)
+    return own[0], distinct[0]
 
 
 def test_wordings_that_are_kept_stand_for_all_and_none_twice() -> None:
