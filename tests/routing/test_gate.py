@@ -94,6 +94,21 @@ def test_a_relation_that_is_stored_of_others_speaks_against_the_group() -> None:
     assert compared(asks_pet, ANNAS_PHONE)[0]["stored relations"] == 0, "nothing else is stored to compare with"
 
 
+def test_a_group_is_compared_alike_in_any_company() -> None:
+    """But for what tells of its rivals. The groups have one wording, two and three."""
+    pets = group(PET, BERT, "pet of bert", "berts pet", "bert pet")
+    groups = [group(LOCKER, BERT, "locker of bert"), ANNAS_PHONE, pets]
+    blocks = np.concatenate([each.blocks for each in groups])
+    around = Surroundings(BACKGROUND, StoredWordings.of_keys(blocks, np.repeat(range(3), [1, 2, 3])))
+    own = [i for i, name in enumerate(FEATURES) if name not in ("lead", "rival's names")]
+    asks_pet = asks(unit(*(PET + 0.2 * PHONE)), unit(*(ANNA + 0.5 * BERT)), pet=0.1, anna=0.9)
+    together = features(asks_pet, groups, around)
+    for each, row in zip(groups, together, strict=True):
+        [alone] = features(asks_pet, [each], around)
+        assert row[own] == pytest.approx(alone[own], abs=1e-6)
+    assert len({tuple(row) for row in together[:, own].tolist()}) == 3
+
+
 def test_the_lead_is_one_at_the_own_key_and_none_in_the_middle() -> None:
     berts_phone = group(PHONE, BERT, "phone of bert")
     between = asks(PHONE, unit(*(ANNA + BERT)), phone=0.0)
