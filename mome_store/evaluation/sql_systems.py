@@ -59,7 +59,8 @@ class SqlSettings:
     shots: training questions in the prompt of a few-shot system.
     first_layer: share of the layers below the first one that experts act on. target_modules, rank: of the experts.
     experts, top_k, temperature, activation: of the pool.
-    learning_rate, batch: of Adam, and the questions in a step, for the pool and the LoRA alike.
+    learning_rate, lora_learning_rate: of Adam, for the pool and for the LoRA, each where it is best.
+    batch: the questions in a step, for both.
     nearest: groups that owned mode applies together, with softmax weights at `nearest_temperature`.
     """
 
@@ -75,7 +76,8 @@ class SqlSettings:
     top_k: int = 16
     temperature: float = 1.0
     activation: str = "answer"
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
+    lora_learning_rate: float = 3e-3
     batch: int = 8
     nearest: int = 4
     nearest_temperature: float = 0.05
@@ -198,7 +200,7 @@ class FewShotSchema(FewShot):
 
 
 class OneLora(SqlSystem):
-    """One PEFT LoRA on all linear layers, with the parameters of the pool, its rate of Adam and its batches."""
+    """One PEFT LoRA on all linear layers, with the parameters of the pool and its batches, at a rate of its own."""
 
     name = "lora"
     title = "one LoRA of equal size"
@@ -214,7 +216,7 @@ class OneLora(SqlSystem):
         self.parameters = sum(p.numel() for p in trained)
         run = train_until(
             self._adapted.train(),
-            torch.optim.Adam(trained, lr=self.sql.settings.learning_rate),
+            torch.optim.Adam(trained, lr=self.sql.settings.lora_learning_rate),
             rows_of(self.bench.prompts, train),
             self.bench.prompts.pad_token,
             seconds=self.sql.settings.seconds,

@@ -18,7 +18,8 @@ from mome_store.tuning.constants import Wordings
 from mome_store.tuning.facts import Fact
 from mome_store.tuning.pool_selection import train_selection
 from mome_store.tuning.pool_settings import PoolSettings
-from mome_store.tuning.pool_training import Pair, SelectedWordings
+from mome_store.tuning.pool_starts import Pair
+from mome_store.tuning.pool_training import SelectedWordings
 
 if TYPE_CHECKING:
     from mome_store.routing import QueryEncoder

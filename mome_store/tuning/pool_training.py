@@ -26,6 +26,7 @@ from mome_store.store.record import Weights
 from mome_store.tuning.base_pass import fact_constants, prefix_constants
 from mome_store.tuning.constants import IGNORED, Batch, FactConstants, Prefix, Wordings, collate, common_prefix
 from mome_store.tuning.pool_settings import PoolSettings
+from mome_store.tuning.pool_starts import Pair, Starts
 from mome_store.tuning.training_batch import RecordedExperts, Verdict, encoded, verdicts
 from mome_store.tuning.tuner import passes
 from mome_store.tuning.upper_layers import UpperLayers
@@ -35,8 +36,6 @@ _CHECK_MARGIN = 0.8
 _CHECK_EVERY = 10
 """Epochs after which to look at the whole vocabulary: what is trained on one fact makes tokens likely in others, whose
 shortlists don't have them."""
-
-Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +56,7 @@ class PoolTraining:
     """A pool's experts while they are trained.
 
     experts: how many. start: module -> (A [experts, r, d_in], B transposed [experts, r, d_out]) of experts that there
-    are already; None: A from the main directions of the wordings that select an expert most, B = 0.
+    are already; None: A where the wordings are heard (`pool_starts.py`), B = 0.
 
     Attributes: `epochs` and `steps` so far; `losses`, float32 [wordings], of each wording's worst position when it was
     last trained; `mean_loss` over all positions in the last epoch, in nats. Both are over the shortlists.
@@ -89,18 +88,15 @@ class PoolTraining:
         prefix = prefix_constants(upper, () if whole_prompt else common_prefix(prompts))
         rank = 0 if start is not None else upper.schema.rank
         self._batches: list[_PoolBatch] = []
-        firsts = _FirstDirections(upper, experts, self._generator)
+        starts = Starts(upper.schema, experts, selected.experts, selected.weights)
         for rows in self._parts(selected, whole_prompt):
             constants = list(
                 _constants(upper, [selected.wordings[i] for i in rows], prefix, whole_prompt, settings, rank)
             )
             self._batches.append(_PoolBatch.of(upper, rows, constants, selected, prefix))
-            firsts.offer(selected.experts[rows], selected.weights[rows], [each.directions for each in constants])
+            starts.offer(rows, [each.directions for each in constants])
         if start is None:
-            start = {
-                n: (firsts.a[n], torch.zeros(experts, upper.schema.rank, d))
-                for n, (_, d) in upper.schema.modules.items()
-            }
+            start = starts.made(self._generator)
         self._parameters = {name: (a.to(device, copy=True), b.to(device, copy=True)) for name, (a, b) in start.items()}
         self._first = {name: _zeros_like(pair) for name, pair in self._parameters.items()}
         self._second = {name: _zeros_like(pair) for name, pair in self._parameters.items()}
@@ -327,35 +323,6 @@ class _TrainablePool(DeltaSource):
         a, b = (p.flatten(0, 1) for p in self.parameters[module])
         inner = (x.float() @ a.T) * self.weights
         return y + (self.scale * (inner @ b)).to(y.dtype)
-
-
-class _FirstDirections:
-    """Where each expert's A starts: at the main directions of the wording that gives it the most weight.
-
-    a: module -> float32 [experts, r, d_in]; random, N(0, 1/d_in), for an expert that no wording selects.
-    """
-
-    def __init__(self, upper: UpperLayers, experts: int, generator: torch.Generator) -> None:
-        rank = upper.schema.rank
-        self.a = {
-            name: torch.randn(experts, rank, d_in, generator=generator) / d_in**0.5
-            for name, (d_in, _) in upper.schema.modules.items()
-        }
-        self._most = np.zeros(experts, np.float32)
-
-    def offer(
-        self,
-        experts: NDArray[np.int64],
-        weights: NDArray[np.float32],
-        directions: Sequence[Mapping[str, torch.Tensor]],
-    ) -> None:
-        """The experts [n, k] that n wordings select, and the wordings' directions, float32 [r, d_in] each."""
-        for own, own_weights, each in zip(experts, weights, directions, strict=True):
-            won = own[own_weights > self._most[own]]
-            self._most[own] = np.maximum(self._most[own], own_weights)
-            for name, rows in each.items():
-                if len(rows):
-                    self.a[name][won] = rows.cpu()
 
 
 def _constants(

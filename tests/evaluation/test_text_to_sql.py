@@ -156,7 +156,7 @@ def test_the_lora_is_trained_at_the_rate_and_in_the_batches_of_the_settings(
     monkeypatch.setattr(supervised, "train_step", watched)
     model, tokenizer = make_model("llama"), make_tokenizer()
     bench = Workbench(model, tokenizer, Prompts(model, tokenizer), *[HashEncoder()] * 2, tmp_path, EvaluationSettings())
-    settings = SqlSettings(seconds=0.5, rank=2, experts=4, top_k=4, learning_rate=0.02, batch=3)
+    settings = SqlSettings(seconds=0.5, rank=2, experts=4, top_k=4, learning_rate=0.3, lora_learning_rate=0.02, batch=3)
     system = OneLora(SqlBench(bench, settings, ""))
     try:
         system.learn([Fact(f"{n}?", f"SELECT {n}") for n in range(6)], lambda *_: None)
