@@ -16,7 +16,10 @@ def directions_of(wordings: int, seed: int = 0) -> list[dict[str, torch.Tensor]]
     return [{"down": torch.nn.functional.normalize(each, dim=1)} for each in drawn]
 
 
-def first_a(count: int, experts: list[list[int]], weights: list[list[float]], seen: list[dict[str, torch.Tensor]]):
+def first_a(
+    count: int, experts: list[list[int]], weights: list[list[float]], seen: list[dict[str, torch.Tensor]]
+) -> torch.Tensor:
+    """Of all experts, [count, RANK, WIDTH], once every wording was offered."""
     starts = Starts(SCHEMA, count, np.array(experts), np.array(weights, np.float32))
     for place, each in enumerate(seen):
         starts.offer([place], [each])
