@@ -59,7 +59,7 @@ class SqlSettings:
     shots: training questions in the prompt of a few-shot system.
     first_layer: share of the layers below the first one that experts act on. target_modules, rank: of the experts.
     experts, top_k, temperature, activation: of the pool.
-    learning_rate, lora_learning_rate: of Adam, for the pool and for the LoRA, each where it is best.
+    learning_rate, lora_learning_rate: of Adam, for the pool and for the LoRA: the best tried (docs/generation.md).
     batch: the questions in a step, for both.
     nearest: groups that owned mode applies together, with softmax weights at `nearest_temperature`.
     """
